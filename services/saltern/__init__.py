@@ -1,0 +1,1 @@
+"""Saltern's platform in plain Python over Redis; it never imports Salt."""
