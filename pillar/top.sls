@@ -1,0 +1,9 @@
+# Every role's numbers go to every machine (none is secret); secrets and addresses come from salt/_pillar/fleet.py.
+base:
+  '*':
+    - common
+    - redis
+    - traffic
+    - canary
+    - product
+    - ops

@@ -1,0 +1,3 @@
+Etc/UTC time zone:
+  timezone.system:
+    - name: Etc/UTC

@@ -1,0 +1,4 @@
+# Roles come from the minion id alone: an id is proven by its key, a grain is only said.
+base:
+  '*':
+    - common

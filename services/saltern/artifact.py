@@ -1,0 +1,122 @@
+"""Artifacts: one immutable, self-contained, content-addressed file that installs with no network.
+
+An artifact is a tar.gz of a folder that Python can import from as it stands: the code and every dependency at its
+locked version, pure Python only, so that the same bytes run on every machine. The id is the hash of the content; the
+same source makes the same bytes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from saltern.errors import SalternError
+from saltern.fleet import Fleet, home, write_atomically
+from saltern.local.image import WHEELHOUSE
+from saltern.shell import run
+
+# The last file in the archive: a folder that has it was unpacked whole.
+MARKER = "RELEASE"
+POOLS = ("prod", "canary")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """:ivar id: what names it everywhere; :ivar sha256: of the file; :ivar file: its name below the file server's root"""
+
+    id: str
+    sha256: str
+    file: str
+
+
+def build(fleet: Fleet, package: Path, requirements: Path, prefix: str) -> Artifact:
+    """Make the artifact of one package with its locked requirements, unless the fleet has it.
+
+    :param package: the folder that is imported, such as services/product/product
+    :param requirements: its hash-locked requirements; their wheels must be in the wheelhouse
+    :param prefix: a lower-case letter that starts the id: what kind of thing it is
+    :raises SalternError: a requirement has no wheel, or is not pure Python
+    """
+    if not (package / "__init__.py").exists():
+        raise SalternError(f"{package}: not a Python package; it has no __init__.py")
+    with tempfile.TemporaryDirectory() as folder:
+        site = Path(folder) / "site"
+        wheels = home() / WHEELHOUSE
+        run([
+            sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile", "--no-index",
+            "--only-binary", ":all:", "--require-hashes", "--find-links", str(wheels), "--target", str(site),
+            "-r", str(requirements),
+        ])  # fmt: skip
+        if native := sorted(p.name for p in site.rglob("*.so")):
+            raise SalternError(f"{requirements}: {native[0]} is not pure Python; artifacts must run on every machine")
+        content = _pack(site, package)
+    digest = hashlib.sha256(content).hexdigest()
+    artifact = Artifact(f"{prefix}{digest[:12]}", digest, f"artifacts/{prefix}{digest[:12]}.tar.gz")
+    target = fleet.files / artifact.file
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        half = target.with_name(f".{target.name}.{os.getpid()}")
+        half.write_bytes(content)
+        half.replace(target)
+    return artifact
+
+
+def _pack(site: Path, package: Path) -> bytes:
+    """A tar.gz of both folders that depends on nothing but their content."""
+    files = {
+        path.relative_to(site).as_posix(): path
+        for path in site.rglob("*")
+        if path.is_file() and not path.relative_to(site).parts[0] == "bin" and path.suffix != ".pyc"
+        # pip records here when and where from it installed
+        and path.name not in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
+    }
+    for path in package.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts and "tests" not in path.relative_to(package).parts:
+            files[f"{package.name}/{path.relative_to(package).as_posix()}"] = path
+    raw = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for name in sorted(files):
+            _add(archive, name, files[name].read_bytes())
+        _add(archive, MARKER, b"")
+    return raw.getvalue()
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o644
+    archive.addfile(entry, io.BytesIO(content))
+
+
+def releases(fleet: Fleet) -> dict[str, Artifact]:
+    """What runs where by the fleet's wish: `agent`, and one release for each pool.
+
+    :raises SalternError: the file is there but cannot be read
+    """
+    path = fleet.state_dir / "releases.json"
+    try:
+        return {name: Artifact(**values) for name, values in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SalternError(f"{path}: not a table of releases ({error}); `./saltern up` makes it anew") from error
+
+
+def want(fleet: Fleet, changes: dict[str, Artifact]) -> None:
+    """Write down what shall run where; the machines follow at their next highstate."""
+    with fleet.locked("releases"):
+        table = {**releases(fleet), **changes}
+        text = json.dumps({name: a.__dict__ for name, a in sorted(table.items())}, indent=1)
+        write_atomically(fleet.state_dir / "releases.json", text + "\n")
+
+

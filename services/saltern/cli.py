@@ -1,0 +1,213 @@
+"""The command line behind `./saltern`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from saltern import doctor, fleet, master, status, up
+from saltern.errors import SalternError
+from saltern.fleet import REPOSITORY, Fleet
+
+STAGE_STYLE = {"ready": "green", "failed": "bold red", "waiting": "dim", "half-made": "yellow", "stopped": "red"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their flags."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--fleet", metavar="NAME", help=f"which fleet (default: {fleet.DEFAULT_NAME})")
+    common.add_argument("--state-dir", metavar="DIR", help="where it is kept (default: a folder of SALTERN_HOME)")
+    main = argparse.ArgumentParser(
+        prog="saltern", description="A reactive fleet on SaltStack: real machines, configured by Salt, on this host."
+    )
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, words: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=words, description=words, parents=[common])
+
+    each = add("up", "bring the fleet up; run it again to go on where it stopped, or to check that all is as it should be")
+    each.add_argument("--subnet", metavar="CIDR", help=f"the fleet's network (default: {fleet.DEFAULT_SUBNET})")
+    each.add_argument("--pillar", metavar="DIR", help="the pillar to serve (default: pillar/ of this checkout)")
+    each.add_argument("--machines", metavar="ID,ID", help="these machines instead of the default eleven")
+    each = add("status", "show the fleet's machines")
+    each.add_argument("--json", action="store_true", help="as one JSON object")
+    each = add("down", "end the fleet and leave nothing of it behind")
+    each.add_argument("--purge", action="store_true", help="remove the machine image too")
+    each = add("doctor", "say what this machine lacks, and the remedy")
+    each.add_argument("--subnet", metavar="CIDR", help="the network to look for")
+    each = commands.add_parser("test", help="run the tests", description="Run the tests; without names, every kind.")
+    each.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(TEST_KINDS)}; or pytest's own arguments after --")
+    each = commands.add_parser("bench", help="measure", description="Measure one of the benches.")
+    each.add_argument("name", metavar="NAME", help="which; `list` names them")
+    each.add_argument("--json", action="store_true", help="as one JSON object")
+    each.add_argument("arguments", nargs=argparse.REMAINDER, help="what the bench itself takes")
+    return main
+
+
+TEST_KINDS = ("unit", "functional", "integration", "e2e", "browser")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 when it did what it says, 130 when it was interrupted."""
+    chosen = parser().parse_args(arguments)
+    try:
+        return {
+            "up": _up, "status": _status, "down": _down, "doctor": _doctor, "test": _test, "bench": _bench,
+        }[chosen.command](chosen)  # fmt: skip
+    except SalternError as error:
+        print(f"saltern: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nsaltern: interrupted; run `./saltern {chosen.command}` again to go on", file=sys.stderr)
+        return 130
+
+
+def _root() -> None:
+    if os.geteuid() != 0:
+        raise SalternError("must run as root: it makes machines, a bridge and a firewall table; try: sudo ./saltern")
+
+
+def _chosen(arguments: argparse.Namespace) -> Fleet:
+    return fleet.choose(
+        arguments.fleet, arguments.state_dir, getattr(arguments, "subnet", None), getattr(arguments, "pillar", None)
+    )
+
+
+class _Screen:
+    """`up` as a person sees it: a table that fills on a terminal, a line an event elsewhere."""
+
+    def __init__(self, progress: up.Progress) -> None:
+        self.progress, self.started, self.words = progress, time.monotonic(), ""
+        self.console = Console(stderr=True)
+        self.live = Live(console=self.console, refresh_per_second=8, get_renderable=self.table)
+        self.shown: dict[str, str] = {}
+        progress.tell, progress.draw = self.tell, self.draw
+
+    def seconds(self) -> str:
+        return f"{time.monotonic() - self.started:5.1f} s"
+
+    def tell(self, words: str) -> None:
+        self.words = words
+        if not self.console.is_terminal:
+            self.console.print(f"{self.seconds()}  {words}", highlight=False)
+
+    def draw(self) -> None:
+        if self.console.is_terminal:
+            return
+        for name, stage in self.progress.machines.items():
+            if self.shown.get(name) != stage:
+                self.shown[name] = stage
+                self.console.print(f"{self.seconds()}  {name} {stage}", highlight=False)
+
+    def table(self) -> Table:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_row(Text(self.seconds(), "dim"), Text(self.words or "starting", "bold"))
+        for name, stage in self.progress.machines.items():
+            steps = up.STAGES.index(stage) if stage in up.STAGES else len(up.STAGES) - 1
+            bar = "━" * (4 * steps) + "╌" * (4 * (len(up.STAGES) - 1 - steps))
+            style = STAGE_STYLE.get(stage, "cyan")
+            words = stage
+            if stage == "ready" and name in self.progress.changed:
+                words += f", {self.progress.changed[name]} changed"
+            if stage == "failed":
+                words += f": {self.progress.faults.get(name, '')}"
+            table.add_row(name, Text(bar, style), Text(words, style, overflow="ellipsis", no_wrap=True))
+        return table
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    _root()
+    chosen = _chosen(arguments)
+    progress = up.Progress()
+    screen = _Screen(progress)
+    machines = arguments.machines.split(",") if arguments.machines else fleet.DEFAULT_MACHINES
+    if screen.console.is_terminal:
+        with screen.live:
+            up.up(chosen, progress, machines)
+    else:
+        up.up(chosen, progress, machines)
+    changed = sum(progress.changed.values())
+    urls = status.urls(chosen)
+    print(f"fleet {chosen.name}: {len(machines)} machines ready in {screen.seconds().strip()}, {changed} states changed")
+    print(f"  product    {urls['product']}\n  admin API  {urls['admin']}\n  alerts     {urls['alerts']}")
+    print("next:  . .venv/bin/activate && salt '*' test.ping    |    ./saltern status    |    ./saltern down")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    answer = status.status(_chosen(arguments))
+    if arguments.json:
+        print(json.dumps(answer, indent=1))
+        return 0
+    table = Table(box=None, pad_edge=False)
+    for heading in ("machine", "role", "address", "state", "release", "memory", "cpus"):
+        table.add_column(heading)
+    for each in answer["machines"]:
+        state = Text(each["state"], STAGE_STYLE.get(each["state"], ""))
+        used = f"{each['memory_used']}/{each['memory']} MiB" if each["memory_used"] is not None else f"{each['memory']} MiB"
+        table.add_row(
+            each["id"], each["role"], each["address"], state, each["release"] or "", used, f"{each['cpus']:g}"
+        )
+    console = Console()
+    console.print(table)
+    print("\n".join(f"{name:<10} {url}" for name, url in answer["urls"].items()))
+    if not answer["master"]:
+        print("the Salt master does not answer; `./saltern up` starts it")
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    _root()
+    chosen = _chosen(arguments)
+    started = time.monotonic()
+    up.down(chosen, purge=arguments.purge, tell=lambda words: print(f"  removing {words}", file=sys.stderr))
+    print(f"fleet {chosen.name}: gone in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    lacking = 0
+    for finding in doctor.examine(_chosen(arguments)):
+        mark = "missing" if finding.remedy else "ok     "
+        lacking += bool(finding.remedy)
+        print(f"{mark}  {finding.what}: {finding.found}" + (f"; {finding.remedy}" if finding.remedy else ""))
+    return 1 if lacking else 0
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    kinds = [k for k in arguments.kinds if k in TEST_KINDS]
+    others = [k for k in arguments.kinds if k not in TEST_KINDS]
+    folders = [str(REPOSITORY / "tests" / kind) for kind in kinds or TEST_KINDS]
+    if not kinds or "unit" in kinds or "functional" in kinds:
+        folders.append(str(REPOSITORY / "services"))
+    _exec([master.program("pytest"), *folders, *others])
+    return 1
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    folder = REPOSITORY / "tests" / "bench"
+    names = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
+    if arguments.name not in names:
+        raise SalternError(f"bench {arguments.name!r}: none by this name; there are {', '.join(names)}")
+    flags = ["--json"] if arguments.json else []
+    _exec([sys.executable, str(folder / f"bench_{arguments.name}.py"), *flags, *arguments.arguments])
+    return 1
+
+
+def _exec(command: list[str]) -> None:
+    """Become another program, from the repository root."""
+    os.chdir(REPOSITORY)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""The fleet's own network on this host: one bridge, one nftables table, nothing else."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from pathlib import Path
+
+from saltern.errors import SalternError
+from saltern.fleet import FIRST_HOST, Fleet, home, write_atomically
+from saltern.shell import run
+
+FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+MASTER_PORTS = "{ 4505, 4506 }"
+
+
+def links() -> list[dict]:
+    """Every network interface of the host with its addresses, as `ip -json address` tells."""
+    return json.loads(run(["ip", "-json", "address", "show"]) or "[]")
+
+
+def clash(fleet: Fleet, interfaces: list[dict]) -> str | None:
+    """What on this host already uses the fleet's subnet, or None."""
+    for interface in interfaces:
+        if interface["ifname"] == fleet.bridge:
+            continue
+        for address in interface.get("addr_info", []):
+            if address["family"] != "inet":
+                continue
+            used = ipaddress.IPv4Network(f"{address['local']}/{address['prefixlen']}", strict=False)
+            if used.overlaps(fleet.network):
+                return f"{interface['ifname']} ({address['local']}/{address['prefixlen']})"
+    return None
+
+
+def rules(fleet: Fleet) -> str:
+    """The fleet's nftables table: machines reach the outside through the host, and of the host only the master."""
+    return f"""table inet {fleet.table}
+delete table inet {fleet.table}
+table inet {fleet.table} {{
+    chain input {{
+        type filter hook input priority 0; policy accept;
+        iifname != "{fleet.bridge}" return
+        ct state established,related accept
+        meta l4proto icmp accept
+        tcp dport {MASTER_PORTS} accept
+        drop
+    }}
+    chain forward {{
+        type filter hook forward priority 0; policy accept;
+        iifname "{fleet.bridge}" accept
+        oifname "{fleet.bridge}" ct state established,related accept
+        oifname "{fleet.bridge}" drop
+    }}
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr {fleet.subnet} oifname != "{fleet.bridge}" masquerade
+    }}
+}}
+"""
+
+
+def up(fleet: Fleet) -> None:
+    """Make the bridge and the table, or bring them to what they should be.
+
+    :raises SalternError: the subnet is in use on this host
+    """
+    interfaces = links()
+    if user := clash(fleet, interfaces):
+        raise SalternError(
+            f"subnet {fleet.subnet}: already used by {user}; choose another with --subnet, such as 10.214.0.0/24"
+        )
+    bridge = next((i for i in interfaces if i["ifname"] == fleet.bridge), None)
+    if bridge is None:
+        run(["ip", "link", "add", fleet.bridge, "type", "bridge"])
+    if not any(a["local"] == fleet.gateway for a in (bridge or {}).get("addr_info", [])):
+        run(["ip", "address", "add", f"{fleet.gateway}/{fleet.network.prefixlen}", "dev", fleet.bridge])
+    run(["ip", "link", "set", fleet.bridge, "up"])
+    run(["nft", "-f", "-"], text=rules(fleet))
+    _forwarding_on(fleet)
+
+
+def down(fleet: Fleet) -> None:
+    """Remove the bridge and the table; the last fleet to go puts the host's forwarding back as it was."""
+    if any(i["ifname"] == fleet.bridge for i in links()):
+        run(["ip", "link", "delete", fleet.bridge])
+    run(["nft", "-f", "-"], text=f"table inet {fleet.table}\ndelete table inet {fleet.table}\n")
+    _forwarding_off(fleet)
+
+
+def is_up(fleet: Fleet) -> bool:
+    return any(i["ifname"] == fleet.bridge and i.get("addr_info") for i in links())
+
+
+def _forwarding_users(change: str, fleet: Fleet) -> dict:
+    """The note of who needs forwarding and what it was before the first of them; changed by `change`."""
+    note = home() / "forwarding.json"
+    kept = json.loads(note.read_text()) if note.exists() else {"before": None, "fleets": []}
+    users = set(kept["fleets"])
+    (users.add if change == "add" else users.discard)(str(fleet.state_dir))
+    if kept["before"] is None:
+        kept["before"] = FORWARD.read_text().strip()
+    kept["fleets"] = sorted(users)
+    if users:
+        write_atomically(note, json.dumps(kept) + "\n")
+    else:
+        note.unlink(missing_ok=True)
+    return kept
+
+
+def _forwarding_on(fleet: Fleet) -> None:
+    _forwarding_users("add", fleet)
+    if FORWARD.read_text().strip() != "1":
+        FORWARD.write_text("1")
+
+
+def _forwarding_off(fleet: Fleet) -> None:
+    if not (home() / "forwarding.json").exists():
+        return
+    kept = _forwarding_users("discard", fleet)
+    if not kept["fleets"] and FORWARD.read_text().strip() != kept["before"]:
+        FORWARD.write_text(kept["before"])
+
+
+def free_address(fleet: Fleet, taken: set[str]) -> str:
+    """The lowest address nobody has; the first few are kept for the host.
+
+    :raises SalternError: the subnet is full
+    """
+    for number, address in enumerate(fleet.network.hosts(), start=1):
+        if number >= FIRST_HOST and str(address) not in taken:
+            return str(address)
+    raise SalternError(
+        f"subnet {fleet.subnet}: full with {len(taken)} machines; a fleet with a larger --subnet is needed"
+    )

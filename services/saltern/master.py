@@ -1,0 +1,209 @@
+"""The fleet's Salt master on this host: its configuration, its process, and Salt's own commands run against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from saltern.errors import SalternError
+from saltern.fleet import REPOSITORY, Fleet, write_atomically
+from saltern.local import cgroup
+from saltern.shell import last_line
+
+GROUP = "_master"
+PORTS = (4505, 4506)
+START_SECONDS = 60.0
+LINK = REPOSITORY / ".saltern"
+
+
+def program(name: str) -> str:
+    """One of Salt's commands, from the environment this runs in."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def configuration(fleet: Fleet) -> dict[str, str]:
+    """Every file of the master's configuration, by its path below `etc`, with the fleet's own values filled in."""
+    values = {
+        "name": fleet.name,
+        "gateway": fleet.gateway,
+        "repository": str(REPOSITORY),
+        "state_dir": str(fleet.state_dir),
+        "pki": str(fleet.pki),
+        "files": str(fleet.files),
+        "pillar_dir": str(fleet.pillar_dir),
+    }
+    source = REPOSITORY / "etc"
+    answer = {}
+    for path in sorted(p for p in source.rglob("*") if p.is_file()):
+        try:
+            answer[path.relative_to(source).as_posix()] = _Template(path.read_text()).substitute(values)
+        except (KeyError, ValueError) as error:
+            raise SalternError(
+                f"{path}: {error} cannot be filled in; known are {', '.join(f'${{{v}}}' for v in sorted(values))}"
+            ) from error
+    return answer
+
+
+class _Template(string.Template):
+    # Only ${name} is filled in: a bare $ means nothing in these files.
+    pattern = r"\$(?:(?P<escaped>\$)|\{(?P<braced>[a-z_]+)\}|(?P<named>(?!))|(?P<invalid>(?!)))"
+
+
+def configure(fleet: Fleet) -> bool:
+    """Write the configuration into the fleet's state folder; whether anything was different."""
+    changed = False
+    wanted = configuration(fleet)
+    for name, text in wanted.items():
+        path = fleet.etc / name
+        if not path.exists() or path.read_text() != text:
+            write_atomically(path, text)
+            changed = True
+    for path in fleet.etc.rglob("*"):
+        if path.is_file() and path.relative_to(fleet.etc).as_posix() not in wanted:
+            path.unlink()
+            changed = True
+    for folder in ("run", "log", "cache", "files"):
+        (fleet.state_dir / folder).mkdir(parents=True, exist_ok=True)
+    return changed
+
+
+def link(fleet: Fleet) -> None:
+    """Point the checkout's Saltfile at this fleet."""
+    new = LINK.with_name(f".saltern.{os.getpid()}")
+    new.symlink_to(fleet.state_dir)
+    new.replace(LINK)
+
+
+def unlink(fleet: Fleet) -> None:
+    if LINK.is_symlink() and LINK.readlink() == fleet.state_dir:
+        LINK.unlink()
+
+
+def group(fleet: Fleet) -> str:
+    return f"{fleet.cgroup}/{GROUP}"
+
+
+def is_running(fleet: Fleet) -> bool:
+    return bool(cgroup.processes(group(fleet)))
+
+
+def answers(fleet: Fleet) -> bool:
+    """Whether both of the master's ports accept a connection."""
+    for port in PORTS:
+        try:
+            socket.create_connection((fleet.gateway, port), timeout=1).close()
+        except OSError:
+            return False
+    return True
+
+
+def start(fleet: Fleet) -> None:
+    """Start the master, unless it runs, and wait until minions can reach it.
+
+    :raises SalternError: it ended or did not answer in time
+    """
+    if is_running(fleet) and answers(fleet):
+        return
+    stop(fleet)
+    entries = cgroup.make(group(fleet), None)
+    console = fleet.state_dir / "log" / "master.console"
+
+    def enter_groups() -> None:
+        for entry in entries:
+            entry.write_text(str(os.getpid()))
+
+    with console.open("wb") as out:
+        process = subprocess.Popen(
+            [program("salt-master"), "-c", str(fleet.etc)],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=enter_groups,  # noqa: PLW1509
+            cwd=fleet.state_dir,
+        )  # fmt: skip
+    end = time.monotonic() + START_SECONDS
+    while not answers(fleet):
+        if process.poll() is not None or time.monotonic() > end:
+            raise SalternError(
+                f"salt-master: does not answer on {fleet.gateway}: {last_line(console.read_text(errors='replace'))} "
+                f"(more in {fleet.state_dir / 'log'})"
+            )
+        time.sleep(0.1)
+
+
+def stop(fleet: Fleet) -> None:
+    """End the master; its work in progress is lost to it, not to the fleet."""
+    alive = cgroup.processes(group(fleet))
+    for pid in alive[:1]:
+        os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + 3
+    while cgroup.processes(group(fleet)) and time.monotonic() < end:
+        time.sleep(0.05)
+    cgroup.kill(group(fleet))
+    cgroup.remove(group(fleet))
+
+
+def command(fleet: Fleet, name: str, *arguments: str) -> list[str]:
+    """A Salt command line for this fleet, whatever the Saltfile says."""
+    return [program(name), "-c", str(fleet.etc), *arguments]
+
+
+def runner(fleet: Fleet, function: str, *arguments: str, timeout: float = 60) -> object:
+    """What a runner answers.
+
+    :raises SalternError: it failed, or answered with something else than data
+    """
+    done = subprocess.run(
+        command(fleet, "salt-run", "--out=json", "--log-level=quiet", function, *arguments),
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError as error:
+        raise SalternError(f"salt-run {function}: {last_line(done.stderr or done.stdout)}") from error
+    if done.returncode:
+        raise SalternError(f"salt-run {function}: {answer}")
+    return answer
+
+
+@contextmanager
+def events(fleet: Fleet) -> Iterator[Iterator[tuple[str, dict]]]:
+    """The master's event bus as (tag, data), while the context lasts. It is being listened to once this returns."""
+    process = subprocess.Popen(
+        command(fleet, "salt-run", "--log-level=quiet", "state.event", "count=-1"),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield _read_events(fleet, process)
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+        if process.stdout:
+            process.stdout.close()
+
+
+def _read_events(fleet: Fleet, process: subprocess.Popen) -> Iterator[tuple[str, dict]]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        tag, tab, text = line.rstrip("\n").partition("\t")
+        if tab and text.startswith("{"):
+            yield tag, json.loads(text)
+
+
+def forget(fleet: Fleet, machines: Sequence[str]) -> None:
+    """Take back the keys of machines that are no more."""
+    for folder in ("minions", "minions_pre", "minions_denied", "minions_rejected"):
+        for name in machines:
+            (fleet.pki / "master" / folder / name).unlink(missing_ok=True)
+
+
+def remove(fleet: Fleet) -> None:
+    """Remove the fleet's state folder."""
+    shutil.rmtree(fleet.state_dir)

@@ -1,0 +1,132 @@
+"""The pillar: what an operator may set, checked before any machine gets it, and what each machine is told besides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from saltern import artifact, secrets
+from saltern.errors import SalternError
+from saltern.fleet import Fleet, role_of
+
+SCHEMA_FILE = Path(__file__).with_name("pillar_schema.json")
+POOL_OF_ROLE = {"prod": "prod", "staging": "canary"}
+# Which Redis users a role is given the passwords of.
+REDIS_USERS_OF_ROLE = {
+    "proxy": ("controller",),
+    "prod": ("product", "observer"),
+    "staging": ("product", "observer"),
+    "ops": ("observer",),
+    "redis": ("replica",),
+}
+
+
+def schema() -> dict:
+    return json.loads(SCHEMA_FILE.read_text())
+
+
+def faults(pillar: Mapping[str, Any]) -> Iterator[str]:
+    """Everything that is wrong with a pillar, one line each: where, what, and what would be right."""
+    validator = jsonschema.Draft202012Validator(schema())
+    known = set(schema()["properties"])
+    ours = {key: value for key, value in pillar.items() if key in known or not key.startswith("_")}
+    for error in sorted(validator.iter_errors(ours), key=lambda e: list(map(str, e.absolute_path))):
+        where = ".".join(map(str, error.absolute_path)) or "pillar"
+        file = f"pillar/{str(error.absolute_path[0])}.sls: " if error.absolute_path else ""
+        about = f" ({error.schema['description']})" if "description" in error.schema else ""
+        yield f"{file}{where}: {error.message}{about}"
+
+
+def check(pillar: Mapping[str, Any]) -> None:
+    """Refuse a pillar with any fault.
+
+    :raises SalternError: the first fault, and how many more there are
+    """
+    found = list(faults(pillar))
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise SalternError(f"{found[0]}{more}")
+
+
+def load(folder: Path) -> dict[str, Any]:
+    """The pillar as its files say, before any machine is asked: plain YAML, one top key a file.
+
+    :raises SalternError: a file is missing, is not YAML, or has a value of the wrong kind
+    """
+    top = _yaml(folder / "top.sls")
+    try:
+        names = [name for names in top["base"].values() for name in names]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SalternError(f"{folder}/top.sls: no `base:` with lists of files; compare it with git") from error
+    merged: dict[str, Any] = {}
+    for name in dict.fromkeys(names):
+        content = _yaml(folder / f"{name}.sls")
+        if not isinstance(content, dict):
+            raise SalternError(f"{folder}/{name}.sls: holds {type(content).__name__}; a table of settings is right")
+        merged.update(content)
+    check(merged)
+    return merged
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise SalternError(f"{path}: missing; `git checkout {path.parent.name}` brings it back") from error
+    except yaml.YAMLError as error:
+        raise SalternError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
+    """What this machine alone is told: who and where it is, its secrets, what it shall run.
+
+    :raises SalternError: the id names no role, or the fleet has no such machine
+    """
+    role = role_of(minion_id)
+    addresses = fleet.addresses()
+    if minion_id not in addresses:
+        raise SalternError(f"machine {minion_id}: fleet {fleet.name} has none by this name; salt-cloud makes one")
+    kept = secrets.load(fleet)
+    told: dict[str, Any] = {
+        "fleet": {
+            "name": fleet.name,
+            "subnet": fleet.subnet,
+            "master": fleet.gateway,
+            # Machines of a pool come and go; who needs those asks the registry.
+            "hosts": {i: a for i, a in addresses.items() if role_of(i) not in POOL_OF_ROLE},
+        },
+        "machine": {
+            "id": minion_id,
+            "role": role,
+            "address": addresses[minion_id],
+            "key": secrets.event_key(kept["events"], minion_id),
+        },
+        "secrets": {"redis": {user: kept["redis"][user] for user in REDIS_USERS_OF_ROLE[role]}},
+    }
+    if role == "redis":
+        # A Redis machine checks passwords; it need not know them.
+        told["secrets"]["redis_sha256"] = {
+            user: hashlib.sha256(password.encode()).hexdigest() for user, password in kept["redis"].items()
+        }
+    if role == "proxy":
+        told["secrets"]["admin"] = kept["admin"]
+    wanted = artifact.releases(fleet)
+    if pool := POOL_OF_ROLE.get(role):
+        told["machine"]["pool"] = pool
+        told["release"] = _as_pillar(wanted, pool)
+    if role in ("proxy", "ops"):
+        told["agent"] = _as_pillar(wanted, "agent")
+    return told
+
+
+def _as_pillar(wanted: Mapping[str, artifact.Artifact], name: str) -> dict[str, str]:
+    if name not in wanted:
+        raise SalternError(f"release of {name!r}: none was built; `./saltern up` builds it")
+    chosen = wanted[name]
+    return {"id": chosen.id, "sha256": chosen.sha256, "source": f"salt://{chosen.file}"}

@@ -1,0 +1,63 @@
+"""Run a program and turn its failure into one clear line."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from saltern.errors import SalternError
+
+
+def last_line(text: str) -> str:
+    """The last line of a program's output that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "(it printed nothing)"
+
+
+def run(
+    command: Sequence[str],
+    *,
+    text: str | None = None,
+    env: Mapping[str, str] | None = None,
+    log: str | None = None,
+    timeout: float | None = None,
+) -> str:
+    """Run `command` to its end and return what it printed.
+
+    :param text: what it reads on standard input
+    :param log: a file that gets everything it prints, instead of the return value
+    :param timeout: seconds until it is killed
+    :raises SalternError: it is not installed, took too long or exited with another status than 0
+    """
+    try:
+        if log is None:
+            done = subprocess.run(
+                command, input=text, env=env, capture_output=True, text=True, timeout=timeout, check=False
+            )
+            output, complaint = done.stdout, done.stderr or done.stdout
+        else:
+            with open(log, "w+", encoding="utf-8", errors="replace") as out:  # noqa: PTH123
+                done = subprocess.run(
+                    command,
+                    input=text,
+                    env=env,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=timeout,
+                    check=False,
+                )
+                out.seek(0)
+                output = complaint = out.read()
+    except FileNotFoundError as error:
+        raise SalternError(
+            f"{command[0]}: not installed; `./saltern doctor` names the package that has it"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise SalternError(f"{command[0]}: still running after {timeout:g} s; killed") from error
+    if done.returncode:
+        where = f" (all of it: {log})" if log else ""
+        raise SalternError(
+            f"{' '.join(command[:4])}: exit status {done.returncode}: {last_line(complaint)}{where}"
+        )
+    return output

@@ -1,0 +1,47 @@
+"""What `./saltern status` tells."""
+
+from __future__ import annotations
+
+from saltern import master
+from saltern.fleet import Fleet, role_of
+from saltern.local import machine
+
+
+def urls(fleet: Fleet) -> dict[str, str]:
+    """Where a person finds the product and the rest."""
+    addresses = fleet.addresses()
+    proxy, ops = addresses.get("proxy1"), addresses.get("ops1")
+    return {
+        "product": f"http://{proxy}/" if proxy else "",
+        "admin": f"http://{proxy}:8081/" if proxy else "",
+        "dashboard": f"http://{ops}:8080/" if ops else "",
+        "alerts": f"http://{ops}:9093/" if ops else "",
+    }
+
+
+def status(fleet: Fleet) -> dict:
+    """The fleet, its machines, its addresses, as data.
+
+    :raises SalternError: there is no such fleet
+    """
+    fleet = Fleet.load(fleet.state_dir)
+    machines = []
+    for name, about in sorted(machine.describe(fleet).items()):
+        usage = about["usage"] or {}
+        machines.append({
+            "id": name,
+            "role": role_of(name),
+            "address": about["address"],
+            "state": about["state"],
+            "release": None,
+            "memory": about["memory"],
+            "memory_used": round(usage["memory"]) if usage else None,
+            "cpus": about["cpus"],
+        })  # fmt: skip
+    return {
+        "fleet": fleet.name,
+        "machines": machines,
+        "urls": urls(fleet),
+        "state_dir": str(fleet.state_dir),
+        "master": master.answers(fleet),
+    }
