@@ -14,7 +14,7 @@ from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from product import __version__, config, items, page
 from product.config import Config, ConfigError
-from product.items import Change, Conflict, Item, NoSuchItem, Refused
+from product.items import Change, Conflict, NoSuchItem, Refused
 from product.page import Draft
 from product.store import Store, Unavailable
 
@@ -27,6 +27,8 @@ HEALTH_BUDGET = 0.045
 RETRY_AFTER = 1
 """What a refused writer is told to wait, in seconds; Redis is tried twice as often."""
 
+NOT_SAVED = "Not saved: the shared list is out of reach. Your text is still here; try again soon."
+
 ITEM = f"<item_id:re:[0-9]{{1,{items.MAX_ID_DIGITS}}}>"
 
 COMMON_HEADERS = {
@@ -34,6 +36,9 @@ COMMON_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
 }
+
+
+Form = dict[str, str]
 
 
 class BadBody(Refused):
@@ -62,8 +67,11 @@ def _probes(app: Bottle, settings: Config, store: Store) -> None:
 
     @app.get("/health")
     def health() -> HTTPResponse:
-        """Always 200 while the process serves: all instances share one Redis, so taking one out of traffic because
-        Redis is away would take out all of them, and the readers with them. The status says how well it serves."""
+        """Always 200 while the process serves; the status says how well it does.
+
+        All instances share one Redis: taking one out of traffic because Redis is away would take out all of
+        them, and with them the readers who are still served.
+        """
         up = store.ping(HEALTH_BUDGET)
         known = store.known
         return _json(
@@ -148,19 +156,18 @@ def _pages(app: Bottle, settings: Config, store: Store) -> None:
             {**COMMON_HEADERS, **headers, "Content-Type": "text/html; charset=utf-8"},
         )
 
-    def submit(
-        work: Callable[[dict[str, str]], str], draft: Callable[[dict[str, str]], Draft]
-    ) -> HTTPResponse:
-        """Do what a form asks and send the browser on, or show the page again with what was typed and the reason."""
-        form: dict[str, str] = {}
+    def submit(work: Callable[[Form], str], draft: Callable[[Form], Draft]) -> HTTPResponse:
+        """Do what a form asks and send the browser on, or show the page again with the text and the reason."""
+        form: Form = {}
         try:
             form = _read_form()
             return HTTPResponse(status=303, headers={**COMMON_HEADERS, "Location": work(form)})
         except Conflict as conflict:
-            problem = f"Somebody changed this item meanwhile; it now reads “{conflict.current.title}”. Save again to replace it."
-            return show(
-                replace(draft(form), edit_version=conflict.current.version, problem=problem), conflict.status
+            current = conflict.current
+            problem = (
+                f"Somebody changed this item: it now reads “{current.title}”. Save again to replace that."
             )
+            return show(replace(draft(form), edit_version=current.version, problem=problem), conflict.status)
         except Refused as refused:
             return show(replace(draft(form), problem=_sentence(refused)), refused.status)
         except Unavailable:
@@ -169,7 +176,7 @@ def _pages(app: Bottle, settings: Config, store: Store) -> None:
                 503,
             )
 
-    def plain(form: dict[str, str]) -> Draft:
+    def plain(form: Form) -> Draft:
         return Draft(_new_key())
 
     @app.get("/")
@@ -178,13 +185,11 @@ def _pages(app: Bottle, settings: Config, store: Store) -> None:
 
     @app.post("/items")
     def add() -> HTTPResponse:
-        def work(form: dict[str, str]) -> str:
-            item = store.add(
-                items.clean_title(form.get("title", "")), items.repeat_key(form.get("key") or _new_key())
-            )
-            return f"/#item-{item.id}"
+        def work(form: Form) -> str:
+            key = items.repeat_key(form.get("key") or _new_key())
+            return f"/#item-{store.add(items.clean_title(form.get('title', '')), key).id}"
 
-        def draft(form: dict[str, str]) -> Draft:
+        def draft(form: Form) -> Draft:
             # The same key again: should the lost answer have been a yes, the second try finds the item there.
             return Draft(form.get("key") or _new_key(), typed=form.get("title", ""))
 
@@ -192,7 +197,7 @@ def _pages(app: Bottle, settings: Config, store: Store) -> None:
 
     @app.post(f"/items/{ITEM}/done")
     def tick(item_id: str) -> HTTPResponse:
-        def work(form: dict[str, str]) -> str:
+        def work(form: Form) -> str:
             if form.get("done") not in ("0", "1"):
                 raise Refused("done: it is 1 to tick off, 0 to take the tick away")
             store.change(int(item_id), Change(done=form["done"] == "1"))
@@ -202,13 +207,12 @@ def _pages(app: Bottle, settings: Config, store: Store) -> None:
 
     @app.post(f"/items/{ITEM}/edit")
     def edit(item_id: str) -> HTTPResponse:
-        def work(form: dict[str, str]) -> str:
-            store.change(
-                int(item_id), Change(items.clean_title(form.get("title", "")), version=_version(form))
-            )
+        def work(form: Form) -> str:
+            title = items.clean_title(form.get("title", ""))
+            store.change(int(item_id), Change(title, version=_version(form)))
             return f"/#item-{item_id}"
 
-        def draft(form: dict[str, str]) -> Draft:
+        def draft(form: Form) -> Draft:
             version = form.get("version", "")
             return Draft(
                 _new_key(),
@@ -235,8 +239,10 @@ def _answer_json(work: Callable[[], HTTPResponse]) -> HTTPResponse:
         return _json({"error": str(conflict), "item": conflict.current.as_json()}, conflict.status)
     except Refused as refused:
         return _refusal_json(refused)
-    except Unavailable as trouble:
-        return _unavailable_json(f"nothing was changed as far as known: Redis is away ({trouble}); try again")
+    except Unavailable:
+        return _unavailable_json(
+            "not saved: the shared list is out of reach; send the same request again soon"
+        )
 
 
 def _refusal_json(refused: Refused) -> HTTPResponse:
@@ -280,9 +286,7 @@ def _read_body() -> bytes:
         BadBody: it is larger, or comes from another site's page.
     """
     if request.get_header("Sec-Fetch-Site") == "cross-site":
-        raise BadBody(
-            403, "Sec-Fetch-Site: another site's page sent this; use the list's own page or a program"
-        )
+        raise BadBody(403, "Sec-Fetch-Site: another site's page sent this; use the list's own page")
     length = request.content_length
     if length > MAX_BODY:
         raise BadBody(413, f"body: {length} bytes; at most {MAX_BODY} are allowed")
@@ -303,12 +307,10 @@ def _read_json() -> object:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise BadBody(
-            400, 'body: not JSON; send an object such as {"title": "See the northern lights"}'
-        ) from error
+        raise BadBody(400, 'body: not JSON; send an object such as {"title": "See the sea"}') from error
 
 
-def _read_form() -> dict[str, str]:
+def _read_form() -> Form:
     body = _read_body()
     if body and _content_type() != "application/x-www-form-urlencoded":
         raise BadBody(415, f"Content-Type: {_content_type()[:60]!r} is not understood; send a plain form")
@@ -328,7 +330,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= items.MAX_ID_DIGITS
 
 
-def _version(form: dict[str, str]) -> int:
+def _version(form: Form) -> int:
     version = form.get("version", "")
     if not _is_number(version) or int(version) < 1:
         raise Refused("version: missing or no number; use the page's own form")
@@ -346,7 +348,7 @@ def _sentence(refused: Refused) -> str:
 
 
 def __getattr__(name: str) -> Bottle:
-    """``application``, made when the server first asks for it, so that importing this module starts nothing."""
+    """``application``, made when the server asks for it, so that importing this module starts nothing."""
     if name != "application":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

@@ -78,7 +78,7 @@ def parse(document: object, release: str = "dev") -> Config:
         raise ConfigError(f"state_dir: {str(state_dir)!r} is relative; give a path that starts with /")
     if not RELEASE.fullmatch(release):
         raise ConfigError(
-            f"PRODUCT_RELEASE: {release!r} is not a release id; use 1 to 64 of a-z, 0-9, dot, dash, underscore"
+            f"PRODUCT_RELEASE: {release!r} is not a release id; it is 1 to 64 of a-z, 0-9, '.', '-' and '_'"
         )
     settings = RedisSettings(_addresses(redis), _optional(redis, "username"), _optional(redis, "password"))
     return Config(settings, instance, pool, state_dir, release)

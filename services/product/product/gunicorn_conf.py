@@ -14,8 +14,8 @@ workers = 1
 threads = int(os.environ.get("PRODUCT_THREADS", "8"))
 worker_class = "product.worker.DrainingThreadWorker"
 
-# HAProxy drops idle connections to a server seconds after it needs them (pool-purge-delay, 5 s by default) and must
-# always be the side that closes: far longer here.
+# HAProxy drops idle connections to a server soon after it needs them (pool-purge-delay, 5 s by default) and
+# must always be the side that closes: far longer here. Seconds.
 keepalive = 75
 
 # After SIGTERM: requests under way may take this long, then the process ends whatever they do. Seconds.
@@ -42,7 +42,7 @@ limit_request_fields = 64
 
 
 def on_starting(server: object) -> None:
-    """Check the configuration in the master: one line and an exit code, instead of a worker that dies again and again."""
+    """Check the configuration in the master: one line and an exit code, not a worker that dies at every try."""
     try:
         load()
     except ConfigError as error:

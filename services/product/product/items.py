@@ -82,7 +82,7 @@ class Change:
 
 
 def clean_title(raw: object) -> str:
-    """The title as it is stored: composed characters (NFC), each run of white space one blank, none at the ends.
+    """The title as it is stored: composed characters (NFC), white space as single blanks, none at the ends.
 
     Raises:
         Refused: not text, nothing visible in it, longer than MAX_TITLE, or a control character in it.
@@ -170,10 +170,8 @@ def from_json(document: object) -> Item:
 
 def _fields(document: object, known: tuple[str, ...]) -> Mapping[str, object]:
     if not isinstance(document, dict):
-        raise Refused('body: a JSON object is needed, such as {"title": "See the northern lights"}')
+        raise Refused('body: a JSON object is needed, such as {"title": "See the sea"}')
     unknown = sorted(set(document) - set(known))
     if unknown:
-        raise Refused(
-            f"{unknown[0][:40]!r}: no such field; there {'are' if known[1:] else 'is'} {', '.join(known)}"
-        )
+        raise Refused(f"{unknown[0][:40]!r}: no such field; known here: {', '.join(known)}")
     return document

@@ -1,9 +1,9 @@
 """The one place that talks to Redis: the shared list, its last known copy, and whether Redis is there at all.
 
-The list is a hash ``product:items`` (id to JSON text). Every write is one Lua script, so it happens whole or not at
-all, and leaves a fresh random token in ``product:token``. A reader sends the token it knows and gets the items only
-if the token differs: one round trip either way. A token rather than a counter, because after a failover that lost
-the last writes a counter could come to the same number again with another list behind it.
+The list is a hash ``product:items`` (id to JSON text). Every write is one Lua script, so it happens whole or not
+at all, and leaves a fresh random token in ``product:token``. A reader sends the token it knows and gets the items
+only if the token differs: one round trip either way. A token rather than a counter, because after a failover that
+lost the last writes a counter could come to the same number again with another list behind it.
 """
 
 import logging
@@ -34,7 +34,7 @@ PING_TIMEOUT = 0.04
 """Longest wait for the health check's ping, in seconds."""
 
 REFRESH = 0.5
-"""How often the last known list is compared with Redis when nobody asks for it, in seconds; also the retry interval."""
+"""How often the last known list is compared with Redis when nobody asks, and a lost Redis tried, in seconds."""
 
 REPEAT_SECONDS = 3600
 """How long a repeated request to add is recognized as one."""
@@ -108,14 +108,14 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """An answer to "what is on the list": ``live`` when Redis gave it just now, else the last known one, if any."""
+    """What is on the list: ``live`` when Redis gave it just now, else the last known one, if there is any."""
 
     listing: Listing | None
     live: bool
 
 
 def connect(settings: RedisSettings, timeout: float) -> redis.Redis:
-    """A client of the primary that gives up after ``timeout`` seconds of silence and never retries by itself."""
+    """A client of the primary that gives up after ``timeout`` seconds of silence and never tries twice."""
     host, port = settings.addresses[0]
     return redis.Redis(
         host=host,
@@ -133,8 +133,8 @@ def connect(settings: RedisSettings, timeout: float) -> redis.Redis:
 class Store:
     """The shared list. Safe for several threads; one a process, made after the fork.
 
-    While Redis is away reads answer at once from the last known list and writes raise Unavailable at once: only
-    the keeper, a background thread, tries Redis then, every REFRESH seconds.
+    While Redis is away reads answer at once from the last known list and writes raise Unavailable at once:
+    only the keeper, a background thread, tries Redis then, every REFRESH seconds.
     """
 
     def __init__(self, settings: RedisSettings, state_dir: Path) -> None:
@@ -190,8 +190,8 @@ class Store:
     def add(self, title: str, repeat_key: str) -> Item:
         """Add an item.
 
-        The same title with the same ``repeat_key`` within REPEAT_SECONDS is one request sent twice (a proxy tried
-        again, a person pressed twice, an answer got lost): it answers the first item and adds nothing.
+        The same title with the same ``repeat_key`` within REPEAT_SECONDS is one request sent twice (a proxy
+        tried again, a person pressed twice, an answer got lost): it answers the first item and adds nothing.
 
         Raises:
             ListFull, Unavailable.
@@ -231,7 +231,7 @@ class Store:
         return self._write(self._restore, [f"product:deleted:{item_id}"], [item_id, MAX_ITEMS], item_id)
 
     def ping(self, seconds: float) -> bool:
-        """Whether Redis answers within ``seconds``. Never waits longer, whatever the network or resolver does.
+        """Whether Redis answers within ``seconds``; never waits longer, whatever network or resolver do.
 
         Callers that meet share one ping: a Redis that hangs costs one waiting thread, not one a caller.
         """
@@ -258,7 +258,7 @@ class Store:
             self._away(error)
             raise Unavailable(_reason(error)) from error
         except redis.RedisError as error:
-            # It answers, so reads go on; it only refuses this write (read-only replica, full disk, too few replicas).
+            # It answers, so reads go on; it refuses this write: a read-only replica, a full disk.
             log.warning("redis refused a write: %s", _reason(error))
             raise Unavailable(_reason(error)) from error
         if outcome == "missing":

@@ -8,9 +8,9 @@ from gunicorn.workers.gthread import ThreadWorker
 class DrainingThreadWorker(ThreadWorker):
     """Takes what the kernel has accepted already before it stops listening.
 
-    The stock worker leaves the listening socket open, unread, until its last request is answered: clients go on
-    connecting meanwhile, and all of them are reset at the end. Here, on the way out, the queue is emptied into the
-    worker and the socket closed at once, so that a client either is served or is refused and can go elsewhere.
+    The stock worker leaves the listening socket open, unread, until its last request is answered: clients go
+    on connecting meanwhile, and all of them are reset at the end. Here, on the way out, the queue is emptied
+    into the worker and the socket closed at once: a client is served, or refused and free to go elsewhere.
     """
 
     def set_accept_enabled(self, enabled: bool) -> None:
