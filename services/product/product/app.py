@@ -157,7 +157,7 @@ def _pages(app: Bottle, settings: Config, store: Store) -> None:
         )
 
     def submit(work: Callable[[Form], str], draft: Callable[[Form], Draft]) -> HTTPResponse:
-        """Do what a form asks and send the browser on, or show the page again with the text and the reason."""
+        """Do what a form asks and send the browser on, or show the page again with text and reason."""
         form: Form = {}
         try:
             form = _read_form()
@@ -171,10 +171,7 @@ def _pages(app: Bottle, settings: Config, store: Store) -> None:
         except Refused as refused:
             return show(replace(draft(form), problem=_sentence(refused)), refused.status)
         except Unavailable:
-            return show(
-                replace(draft(form), problem="Not saved: the shared list is out of reach. Try again soon."),
-                503,
-            )
+            return show(replace(draft(form), problem=NOT_SAVED), 503)
 
     def plain(form: Form) -> Draft:
         return Draft(_new_key())
@@ -240,9 +237,7 @@ def _answer_json(work: Callable[[], HTTPResponse]) -> HTTPResponse:
     except Refused as refused:
         return _refusal_json(refused)
     except Unavailable:
-        return _unavailable_json(
-            "not saved: the shared list is out of reach; send the same request again soon"
-        )
+        return _unavailable_json("not saved: the shared list is out of reach; send the request again soon")
 
 
 def _refusal_json(refused: Refused) -> HTTPResponse:

@@ -42,7 +42,7 @@ limit_request_fields = 64
 
 
 def on_starting(server: object) -> None:
-    """Check the configuration in the master: one line and an exit code, not a worker that dies at every try."""
+    """Check the configuration in the master: one line and an exit code, not a worker that keeps dying."""
     try:
         load()
     except ConfigError as error:

@@ -46,10 +46,10 @@ release for its files; nothing else may run."""
 class Draft:
     """What a person was doing when the page was asked for; it is shown again, never lost.
 
-    ``key`` recognizes a repeated request to add; ``typed`` stands in the field for a new item; ``editing`` is
-    the id of the item being edited, ``edit_text`` the text typed for it and ``edit_version`` the version it was
-    read at (None: the item's own); ``deleted`` is the id of an item that can be brought back; ``problem`` is a
-    sentence.
+    ``key`` recognizes a repeated request to add; ``typed`` stands in the field for a new item.
+    ``editing`` is the id of the item being edited, ``edit_text`` the text typed for it, ``edit_version`` the
+    version it was read at (None: the item's own). ``deleted`` is the id of an item that can be brought back.
+    ``problem`` is a sentence on what went wrong.
     """
 
     key: str
