@@ -1,9 +1,9 @@
 """The one place that talks to Redis: the shared list, its last known copy, and whether Redis is there at all.
 
-The list is a hash ``product:items`` (id to JSON text). Every write is one Lua script, so it happens whole or
-not at all, and leaves a fresh random token in ``product:token``. A reader sends the token it knows and gets the
-items only if the token differs: one round trip either way. A token rather than a counter: after a failover that
-lost the last writes, a counter could reach the same number again with another list behind it.
+The list is a hash ``product:items`` (id to JSON text). Every write is one Lua script, so it happens whole
+or not at all, and leaves a fresh random token in ``product:token``. A reader sends the token it knows and
+gets the items only if the token differs: one round trip either way. A token rather than a counter: after a
+failover that lost the last writes, a counter could reach the same number with another list behind it.
 """
 
 import logging
