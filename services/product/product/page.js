@@ -16,6 +16,8 @@
   function show(html) {
     const next = new DOMParser().parseFromString(html, "text/html");
     if (!next.getElementById("list")) throw new Error("not the list");
+    // Focus is set below; the attribute is for browsers without script.
+    for (const field of next.querySelectorAll("[autofocus]")) field.removeAttribute("autofocus");
     const focused = document.activeElement && document.activeElement.id;
     for (const id of ["notice", "list", "served"]) {
       const fresh = next.getElementById(id);
@@ -38,12 +40,15 @@
     const response = await fetch(form.action, { method: "POST", body, headers: { Accept: "text/html" } });
     const next = show(await response.text());
     if (form.id !== "add") {
+      // The server puts a text back here when the item it was meant for is gone.
       const rescued = next.getElementById("title").value;
       if (rescued) byId("title").value = rescued;
+      const item = new URL(form.action).pathname.split("/")[2];
+      if (document.activeElement === document.body && byId("edit-" + item)) byId("edit-" + item).focus();
       return;
     }
     if (!response.ok) return;
-    form.elements.title.value = "";
+    if (form.elements.title.value === body.get("title")) form.elements.title.value = "";
     form.elements.key.value = next.querySelector("#add [name=key]").value;
     form.elements.title.focus();
   }

@@ -89,4 +89,4 @@ def render(config: Config, reading: Reading, draft: Draft) -> str:
 
 
 def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+    return time.strftime("%H:%M:%S UTC on %Y-%m-%d", time.gmtime(seconds))

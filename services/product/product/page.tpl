@@ -18,7 +18,7 @@
 % if away:
     <p class="notice away"><strong>The shared list is out of reach.</strong>
 %     if items is not None:
-    This is the list as last seen, {{as_of}}. You can read it; changes cannot be saved until it is back.
+    This is the list as last seen, <time>{{as_of}}</time>. You can read it; changes cannot be saved until it is back.
 %     else:
     There is no copy of it here yet. It will appear as soon as it is back.
 %     end
