@@ -1,0 +1,132 @@
+"""The product's configuration: one JSON file, read once at start and checked before anything else happens."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DEFAULT_PATH = "/etc/product/config.json"
+POOLS = ("prod", "canary")
+RELEASE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+INSTANCE = re.compile(r"[a-z][a-z0-9-]{0,62}")
+ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/@]+):(?P<port>[0-9]{1,5})")
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text says what, where and what would be right, in one line."""
+
+
+@dataclass(frozen=True)
+class RedisSettings:
+    """Where the shared list lives. The first address is the primary, the only one the product talks to."""
+
+    addresses: tuple[tuple[str, int], ...]
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that differs from one running instance to the next."""
+
+    redis: RedisSettings
+    instance: str
+    pool: str
+    state_dir: Path
+    release: str = "dev"
+
+
+def load(environ: Mapping[str, str] = os.environ) -> Config:
+    """Read the file named by ``PRODUCT_CONFIG`` and the release id in ``PRODUCT_RELEASE``.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or not JSON, or a value in it is wrong.
+    """
+    path = environ.get("PRODUCT_CONFIG") or DEFAULT_PATH
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; PRODUCT_CONFIG must name a readable JSON configuration file"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON ({error}); write one JSON object") from error
+    try:
+        return parse(document, environ.get("PRODUCT_RELEASE") or "dev")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse(document: object, release: str = "dev") -> Config:
+    """Check a configuration document; keys that are not known here are left to later releases.
+
+    Raises:
+        ConfigError: naming the first key at fault.
+    """
+    top = _mapping(document, "the document")
+    redis = _mapping(_required(top, "redis"), "redis")
+    instance = _text(_required(top, "instance"), "instance")
+    if not INSTANCE.fullmatch(instance):
+        raise ConfigError(f"instance: {instance!r} is not a machine id; one looks like prod1")
+    pool = _text(_required(top, "pool"), "pool")
+    if pool not in POOLS:
+        raise ConfigError(f"pool: {pool!r} is not a pool; it is {' or '.join(POOLS)}")
+    state_dir = Path(_text(_required(top, "state_dir"), "state_dir"))
+    if not state_dir.is_absolute():
+        raise ConfigError(f"state_dir: {str(state_dir)!r} is relative; give a path that starts with /")
+    if not RELEASE.fullmatch(release):
+        raise ConfigError(
+            f"PRODUCT_RELEASE: {release!r} is not a release id; it is 1 to 64 of a-z, 0-9, '.', '-' and '_'"
+        )
+    settings = RedisSettings(_addresses(redis), _optional(redis, "username"), _optional(redis, "password"))
+    return Config(settings, instance, pool, state_dir, release)
+
+
+def _addresses(redis: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
+    given = redis.get("addresses")
+    if not isinstance(given, list) or not given:
+        raise ConfigError('redis.addresses: missing or empty; give a list such as ["10.213.0.11:6379"]')
+    return tuple(_address(value, f"redis.addresses[{index}]") for index, value in enumerate(given))
+
+
+def _address(value: object, where: str) -> tuple[str, int]:
+    match = ADDRESS.fullmatch(value) if isinstance(value, str) else None
+    if not match or not 1 <= int(match["port"]) <= 65535:
+        raise ConfigError(f"{where}: {value!r} is not host:port; one looks like 10.213.0.11:6379")
+    return match["host"].strip("[]"), int(match["port"])
+
+
+def _required(mapping: Mapping[str, object], key: str) -> object:
+    if key not in mapping:
+        raise ConfigError(f"{key}: missing; the file needs redis, instance, pool and state_dir")
+    return mapping[key]
+
+
+def _mapping(value: object, where: str) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: {_kind(value)} where a JSON object is needed")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{where}: {_kind(value)} where a non-empty string is needed")
+    return value
+
+
+def _optional(redis: Mapping[str, object], key: str) -> str | None:
+    value = redis.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"redis.{key}: {_kind(value)} where a string is needed")
+    return value or None
+
+
+def _kind(value: object) -> str:
+    """How to speak of a wrong value without repeating it: it may hold the password."""
+    if value == "":
+        return "an empty string"
+    return {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}.get(
+        type(value), "a number"
+    )
