@@ -2,3 +2,12 @@
 base:
   '*':
     - common
+  'redis*':
+    - redis
+  'proxy*':
+    - proxy
+  'prod* or staging*':
+    - match: compound
+    - product
+  'ops*':
+    - ops

@@ -13,7 +13,7 @@ import yaml
 
 from saltern import artifact, secrets
 from saltern.errors import SalternError
-from saltern.fleet import Fleet, role_of
+from saltern.fleet import REPOSITORY, Fleet, role_of
 
 SCHEMA_FILE = Path(__file__).with_name("pillar_schema.json")
 POOL_OF_ROLE = {"prod": "prod", "staging": "canary"}
@@ -98,6 +98,7 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
             "name": fleet.name,
             "subnet": fleet.subnet,
             "master": fleet.gateway,
+            "modules": modules_revision(),
             # Machines of a pool come and go; who needs those asks the registry.
             "hosts": {i: a for i, a in addresses.items() if role_of(i) not in POOL_OF_ROLE},
         },
@@ -123,6 +124,15 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
     if role in ("proxy", "ops"):
         told["agent"] = _as_pillar(wanted, "agent")
     return told
+
+
+def modules_revision(root: Path = REPOSITORY / "salt") -> str:
+    """A hash over the modules that machines load: they are fetched anew when it changes."""
+    digest = hashlib.sha256()
+    for folder in ("_beacons", "_modules", "_states", "_utils"):
+        for path in sorted((root / folder).glob("*.py")):
+            digest.update(f"{folder}/{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _as_pillar(wanted: Mapping[str, artifact.Artifact], name: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ BASE_PACKAGES = (
     "systemd", "systemd-sysv", "tzdata",
 )  # fmt: skip
 ROLE_PACKAGES = (
-    "haproxy", "prometheus-alertmanager", "redis-server", "redis-tools", "unattended-upgrades",
+    "haproxy", "prometheus-alertmanager", "python3-aiosmtpd", "redis-server", "redis-tools", "unattended-upgrades",
 )  # fmt: skip
 MINION_VENV = "/opt/saltern/salt"
 SPACE_NEEDED_MIB = 3000

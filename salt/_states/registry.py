@@ -1,0 +1,114 @@
+"""
+Membership in the fleet's registry: an instance says what it runs, the master writes it down.
+
+A machine may read the registry but not write it. It signs what it wants to say, sends it as an event, and waits until
+the registry shows it; its address is the one that the master knows, never one it claims.
+"""
+
+import logging
+import time
+
+try:
+    import redis
+
+    HAS_REDIS = True
+except ImportError:
+    HAS_REDIS = False
+
+log = logging.getLogger(__name__)
+
+__virtualname__ = "registry"
+
+
+def __virtual__():
+    if not HAS_REDIS:
+        return False, "the redis package is not installed in Salt's environment"
+    return __virtualname__
+
+
+def present(name, port, release, timeout=60):
+    """
+    Make sure the registry lists this machine with this release.
+
+    name
+        The instance: the machine's own minion id
+
+    port
+        TCP port it serves on
+
+    release
+        The release it runs
+
+    timeout
+        Seconds to wait until the registry shows it; the event is sent again every five seconds meanwhile
+
+    .. code-block:: yaml
+
+        instance in the registry:
+          registry.present:
+            - name: prod1
+            - port: 8080
+            - release: r0123456789ab
+    """
+    ret = {"name": name, "result": True, "changes": {}, "comment": ""}
+    wanted = {"port": str(port), "release": str(release)}
+    end = time.monotonic() + timeout
+    first = None
+    try:
+        client = _client()
+    except KeyError as error:
+        ret.update(result=False, comment=f"registry: pillar has no {error}; the machine's id gives it no role in a pool")
+        return ret
+    sent = 0.0
+    problem = "it does not show the instance"
+    while True:
+        try:
+            shown = client.hgetall(f"saltern:instance:{name}")
+            found = {key: shown.get(key) for key in wanted}
+            if first is None:
+                first = found
+            if found == wanted:
+                break
+            problem = f"it shows {found}"
+            if __opts__["test"]:
+                ret.update(result=None, comment=f"{name} would be registered", changes=_changes(first, wanted))
+                return ret
+            if time.monotonic() - sent > 5:
+                _announce(name, wanted)
+                sent = time.monotonic()
+        except redis.RedisError as error:
+            problem = f"Redis does not answer ({error})"
+        if time.monotonic() > end:
+            ret.update(
+                result=False,
+                comment=f"registry: {problem}, {timeout} s after {name} asked for {wanted}; see the master's log",
+            )
+            return ret
+        time.sleep(0.1)
+    if first != wanted:
+        ret["changes"] = _changes(first, wanted)
+    ret["comment"] = f"{name} is registered with release {release} on port {port}"
+    return ret
+
+
+def _changes(old, new):
+    return {key: {"old": old[key], "new": new[key]} for key in new if old[key] != new[key]}
+
+
+def _announce(name, wanted):
+    tag = f"saltern/instance/{name}/present"
+    key = __pillar__["machine"]["key"]
+    __salt__["event.send"](tag, __utils__["signing.sign"](key, name, tag, wanted))
+
+
+def _client():
+    settings = __pillar__["redis"]
+    return redis.Redis(
+        host=__pillar__["fleet"]["hosts"][settings["primary"]],
+        port=settings["port"],
+        username="observer",
+        password=__pillar__["secrets"]["redis"]["observer"],
+        decode_responses=True,
+        socket_timeout=2,
+        socket_connect_timeout=2,
+    )

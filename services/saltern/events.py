@@ -1,0 +1,90 @@
+"""The one check that every event from a machine passes before it may cause anything."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+from saltern import secrets, signing
+from saltern.errors import SalternError
+from saltern.fleet import MACHINE_ID, Fleet
+
+# Counters are nanoseconds since 1970; a machine whose clock is this far ahead would lock itself out for as long.
+FURTHEST_AHEAD_NS = 3600 * 10**9
+
+
+class Counters(Protocol):
+    """Where the highest counter of each machine is kept: in practice a Redis client."""
+
+    def eval(self, script: str, numkeys: int, *keys_and_args: str) -> object: ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """:ivar machine: who said it, proven; :ivar tag: under what; :ivar values: what; :ivar counter: the how-manieth"""
+
+    machine: str
+    tag: str
+    values: dict
+    counter: int
+
+
+class Rejected(SalternError):
+    """An event that must cause nothing; the text says why."""
+
+
+def authenticate(secret: str, tag: str, minion_id: object, payload: object, now_ns: int) -> Event:
+    """The event, if the machine it names signed it for this tag.
+
+    :param secret: the fleet's event secret, hex
+    :param tag: the tag it came under
+    :param minion_id: the id Salt's bus gives for the sender
+    :param payload: what it carries
+    :param now_ns: nanoseconds since 1970
+    :raises Rejected: anything about it is not as it should be
+    """
+    if not isinstance(minion_id, str) or not MACHINE_ID.match(minion_id):
+        raise Rejected(f"event {tag!r}: {minion_id!r} is not a machine's id")
+    try:
+        signed = signing.verify(secrets.event_key(secret, minion_id), tag, payload)
+    except ValueError as error:
+        raise Rejected(f"event {tag!r} from {minion_id}: {error}") from error
+    if signed["machine"] != minion_id:
+        raise Rejected(f"event {tag!r} from {minion_id}: it speaks for {signed['machine']!r}")
+    if not re.fullmatch(rf"[a-z]+/[a-z]+/{minion_id}/[a-z/]+", tag):
+        raise Rejected(f"event {tag!r} from {minion_id}: the tag is not its own")
+    if signed["counter"] > now_ns + FURTHEST_AHEAD_NS:
+        raise Rejected(f"event {tag!r} from {minion_id}: its counter is more than an hour in the future")
+    return Event(minion_id, tag, signed["values"], signed["counter"])
+
+
+# Keeps the highest counter a machine has used; answers whether this one is higher. One step, so that the same event
+# delivered twice at once still counts once.
+COUNT = """
+local seen = redis.call('HGET', KEYS[1], ARGV[1])
+if seen and (#seen > #ARGV[2] or (#seen == #ARGV[2] and seen >= ARGV[2])) then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+COUNTERS_KEY = "saltern:counters"
+
+
+def once(counters: Counters, event: Event) -> None:
+    """Let an event through the first time only, and never after a later one of the same machine and kind.
+
+    :raises Rejected: it was seen before, or is older than one that was
+    """
+    kind = f"{event.machine}:{event.tag}"
+    if not counters.eval(COUNT, 1, COUNTERS_KEY, kind, str(event.counter)):
+        raise Rejected(f"event {event.tag!r} from {event.machine}: counter {event.counter} was used before")
+
+
+def check(fleet: Fleet, counters: Counters, tag: str, minion_id: object, payload: object, now_ns: int) -> Event:
+    """Authenticate an event and let it through once.
+
+    :raises Rejected: it must cause nothing
+    """
+    event = authenticate(secrets.load(fleet)["events"], tag, minion_id, payload, now_ns)
+    once(counters, event)
+    return event

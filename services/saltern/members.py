@@ -1,0 +1,57 @@
+"""Who serves: what the master does when a machine says that it runs a release, and when a machine is no more."""
+
+from __future__ import annotations
+
+import time
+
+from saltern import events, secrets
+from saltern.fleet import MACHINE_ID, Fleet, role_of
+from saltern.pillar import POOL_OF_ROLE, load
+from saltern.redis_link import connect
+from saltern.registry import Registry
+
+# Events of an instance carry exactly these.
+FIELDS = {"port", "release"}
+
+
+def link(fleet: Fleet):
+    """The master's own client of the fleet's Redis."""
+    settings, addresses = load(fleet.pillar_dir)["redis"], fleet.addresses()
+    if settings["primary"] not in addresses:
+        raise events.SalternError(f"redis: fleet {fleet.name} has no machine {settings['primary']}; `./saltern up` makes it")
+    password = secrets.load(fleet)["redis"]["admin"]
+    return connect({
+        "redis": {
+            "addresses": [f"{addresses[settings['primary']]}:{settings['port']}"], "username": "admin", "password": password,
+        }
+    })  # fmt: skip
+
+
+def register(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict:
+    """Write down that an instance runs a release, at the address the master knows it by.
+
+    :raises events.Rejected: the event proves nothing
+    :raises RegistryError: what it says is not valid
+    """
+    client = link(fleet)
+    event = events.check(fleet, client, tag, minion_id, payload, time.time_ns())
+    if set(event.values) != FIELDS or role_of(event.machine) not in POOL_OF_ROLE:
+        raise events.Rejected(f"event {tag!r} from {event.machine}: it is no instance, or says something else than {FIELDS}")
+    address = fleet.addresses().get(event.machine)
+    if address is None:
+        raise events.Rejected(f"event {tag!r}: fleet {fleet.name} has no machine {event.machine}")
+    change = Registry(client).register(
+        event.machine, addr=address, port=int(event.values["port"]), release=event.values["release"],
+        pool=POOL_OF_ROLE[role_of(event.machine)], cause=tag, by=event.machine,
+    )  # fmt: skip
+    return {"instance": event.machine, "revision": change.revision}
+
+
+def unregister(fleet: Fleet, minion_id: object) -> dict:
+    """Strike an instance off, if its machine really is no more: the word of an event alone does not count."""
+    if not isinstance(minion_id, str) or not MACHINE_ID.match(minion_id):
+        raise events.Rejected(f"{minion_id!r} is not a machine's id")
+    if minion_id in fleet.inventory():
+        raise events.Rejected(f"{minion_id} is still there; `salt-cloud -d {minion_id}` ends it first")
+    change = Registry(link(fleet)).unregister(minion_id, cause=f"salt/cloud/{minion_id}/destroyed", by="master")
+    return {"instance": minion_id, "revision": change.revision}
