@@ -1,0 +1,101 @@
+"""One way for every Saltern daemon to reach Redis: plain addresses, or Sentinel when it is configured.
+
+A daemon's configuration holds::
+
+    {"redis": {"addresses": ["10.213.0.11:6379"], "username": "controller", "password": "...", "timeout_s":
+    1.0},
+     "sentinel": {"addresses": ["10.213.0.11:26379"], "service": "saltern", "username": "...", "password":
+     "..."}}
+
+Without ``sentinel`` the first address is the primary. With it, every new connection asks Sentinel who the
+primary is, so writers reach the right machine after a failover.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+DEFAULT_TIMEOUT_S = 1.0
+"""Long enough for a busy primary, short enough that a silent one is noticed within a resync interval."""
+
+
+class ConfigError(ValueError):
+    """A configuration value that cannot be used; the text says where, what, and what would be right."""
+
+
+def parse_address(text: object, where: str) -> tuple[str, int]:
+    """Split ``host:port`` (or ``[v6]:port``) into its parts.
+
+    Raises ConfigError when either part is missing or the port is not between 1 and 65535.
+    """
+    host, colon, port = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ConfigError(f"{where}: {text!r} is not an address; write host:port, such as 10.213.0.11:6379")
+    return host, int(port)
+
+
+def connect(config: Mapping[str, Any]) -> redis.Redis:
+    """Make a client for the primary. Nothing is sent until it is first used.
+
+    A command whose connection turns out to be dead is tried once more on a new connection; a command that
+    timed out is not, because it may have been carried out.
+
+    Raises ConfigError when ``redis.addresses`` or ``sentinel`` is missing or malformed.
+    """
+    link = _section(config, "redis")
+    timeout = link.get("timeout_s", DEFAULT_TIMEOUT_S)
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
+        raise ConfigError(f"redis.timeout_s: {timeout!r} is not a number of seconds above 0")
+    options: dict[str, Any] = {
+        "decode_responses": True,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        "retry_on_timeout": False,
+        "username": link.get("username"),
+        "password": link.get("password"),
+    }
+    if config.get("sentinel") is None:
+        host, port = _addresses(link, "redis")[0]
+        return redis.Redis(host=host, port=port, **options)
+    watch = _section(config, "sentinel")
+    service = watch.get("service")
+    if not isinstance(service, str) or not service:
+        raise ConfigError(
+            f"sentinel.service: {service!r} is not a name; write the name Sentinel watches, such as saltern"
+        )
+    sentinel = Sentinel(
+        _addresses(watch, "sentinel"),
+        sentinel_kwargs={
+            "username": watch.get("username"),
+            "password": watch.get("password"),
+            "socket_timeout": timeout,
+            "socket_connect_timeout": timeout,
+        },
+    )
+    return sentinel.master_for(service, **options)
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    if not isinstance(section, Mapping):
+        raise ConfigError(f'{name}: missing; give {name}.addresses, such as ["10.213.0.11:6379"]')
+    return section
+
+
+def _addresses(section: Mapping[str, Any], name: str) -> list[tuple[str, int]]:
+    addresses = section.get("addresses")
+    if not isinstance(addresses, list | tuple) or not addresses:
+        raise ConfigError(
+            f"{name}.addresses: {addresses!r} is not a list of host:port with at least one entry"
+        )
+    return [parse_address(text, f"{name}.addresses[{at}]") for at, text in enumerate(addresses)]

@@ -1,0 +1,408 @@
+"""The traffic plane on loopback: a real redis-server, a real haproxy with our template, real backends, the
+controller.
+
+Used by the functional tests and by the benches. Every daemon is started by this file on a free port or a
+socket in a directory of its own, and ended by its process id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import redis
+import yaml
+from saltern.haproxy import Runtime
+from saltern.registry import Registry
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A TCP port nobody listens on."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.bind((address, 0))
+        return probe.getsockname()[1]
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 10.0, pause: float = 0.01) -> Any:
+    """Wait for a condition and return its value; TimeoutError names what never came."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"{what} did not happen within {seconds:g} s")
+        time.sleep(pause)
+
+
+def default_pillar() -> dict[str, Any]:
+    """The pillar's ``traffic`` as it is in the repository."""
+    return yaml.safe_load((ROOT / "pillar/traffic.sls").read_text())["traffic"]
+
+
+def render(traffic: Mapping[str, Any]) -> str:
+    """Render the HAProxy template as Salt does."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return environment.from_string((ROOT / "salt/proxy/haproxy.cfg.j2").read_text()).render(traffic=traffic)
+
+
+def merge(into: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay nested changes over a dict."""
+    for key, value in changes.items():
+        into[key] = merge(into[key], value) if isinstance(value, Mapping) else value
+    return into
+
+
+class Process:
+    """A daemon this stand started: ended by its own process id, never by name."""
+
+    def __init__(self, arguments: list[str], log: Path, env: Mapping[str, str] | None = None) -> None:
+        self.arguments = arguments
+        self.log = log
+        self.env = {**os.environ, **(env or {})}
+        self.popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; its output goes to the log file."""
+        with self.log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                self.arguments, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=self.env
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self.popen is not None, f"{self.arguments[0]} was never started"
+        return self.popen.pid
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """Send it a signal and wait until it is gone."""
+        if self.popen is None:
+            return
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+            try:
+                self.popen.wait(10)
+            except subprocess.TimeoutExpired:
+                self.popen.kill()
+                self.popen.wait()
+        self.popen = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self.popen is not None and self.popen.poll() is None
+
+
+@dataclass
+class Answer:
+    """What a client got."""
+
+    status: int
+    pool: str
+    instance: str
+    release: str
+    body: str
+    headers: Mapping[str, str]
+
+
+@dataclass
+class Load:
+    """What a load of clients saw."""
+
+    answers: dict[tuple[int, str, str], int] = field(default_factory=dict)
+    """By status, pool and instance."""
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """Requests that got any answer."""
+        return sum(self.answers.values())
+
+    def count(self, *, pool: str | None = None, status: int | None = None) -> int:
+        """Requests answered by a pool, or with a status."""
+        return sum(n for (s, p, _), n in self.answers.items() if pool in (None, p) and status in (None, s))
+
+
+class Stand:
+    """Everything between a client and a product, on one host."""
+
+    def __init__(self, directory: Path, changes: Mapping[str, Any] | None = None) -> None:
+        self.dir = directory
+        self.state_dir = directory / "traffic"
+        self.state_dir.mkdir()
+        self.port = free_port()
+        self.metrics_port = free_port()
+        self.redis_port = free_port()
+        self.socket = directory / "admin.sock"
+        self.status_file = directory / "controller-status.json"
+        self.traffic = merge(
+            default_pillar(),
+            {
+                "listen": {"address": "127.0.0.1", "port": self.port},
+                "metrics": {"address": "127.0.0.1", "port": self.metrics_port},
+                "admin_socket": str(self.socket),
+                "state_dir": str(self.state_dir),
+                "unavailable_page": str(ROOT / "salt/proxy/503.http"),
+                "user": "",
+                "group": "",
+                "chroot": "",
+                "maxconn": 2000,
+                "canary": {"settle_s": 0.2},
+            },
+        )
+        merge(self.traffic, changes or {})
+        self.config_file = directory / "haproxy.cfg"
+        self.controller_file = directory / "controller.json"
+        redis_server = shutil.which("redis-server") or "redis-server"
+        self.redis = Process(
+            [
+                redis_server,
+                "--port",
+                str(self.redis_port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                str(directory),
+            ],
+            directory / "redis.log",
+        )
+        haproxy = shutil.which("haproxy") or "/usr/sbin/haproxy"
+        self.haproxy = Process([haproxy, "-W", "-f", str(self.config_file)], directory / "haproxy.log")
+        self.controller = Process(
+            [sys.executable, "-m", "saltern.controller", "--verbose", "--config", str(self.controller_file)],
+            directory / "controller.log",
+            {"PYTHONPATH": str(ROOT / "services")},
+        )
+        self.backends: dict[str, Process] = {}
+        self.ports: dict[str, int] = {}
+        self.client = redis.Redis(port=self.redis_port, decode_responses=True)
+        self.registry = Registry(self.client)
+        self.runtime = Runtime(self.socket)
+
+    # -- starting and stopping
+
+    def write_files(self) -> None:
+        """What Salt lays down: the configuration, the controller's JSON, and empty state files."""
+        self.config_file.write_text(render(self.traffic))
+        for name, text in (
+            ("servers.state", "1\n"),
+            ("split.map", ""),
+            ("instances.map", ""),
+            ("releases.map", ""),
+        ):
+            path = self.state_dir / name
+            if not path.exists():
+                path.write_text(text)
+        self.controller_file.write_text(json.dumps(self.controller_config()))
+
+    def controller_config(self) -> dict[str, Any]:
+        """The controller's configuration out of the pillar, as the proxy state makes it."""
+        limits = ("settle_s", "error_limit_pct", "error_window_s", "error_min_requests")
+        return {
+            "redis": {"addresses": [f"127.0.0.1:{self.redis_port}"], "timeout_s": 0.5},
+            "haproxy": {"socket": str(self.socket), "state_dir": str(self.state_dir)},
+            "controller": {"status_file": str(self.status_file), **self.traffic["controller"]},
+            "canary": {name: self.traffic["canary"][name] for name in limits},
+            "drain": self.traffic["drain"],
+        }
+
+    def start(self) -> None:
+        """Start Redis, HAProxy and the controller."""
+        self.write_files()
+        self.start_redis()
+        self.start_haproxy()
+        self.start_controller()
+
+    def start_redis(self) -> None:
+        """Start Redis and wait until it answers."""
+        self.redis.start()
+        until(self._redis_answers, "redis-server answering")
+
+    def _redis_answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+    def start_haproxy(self) -> None:
+        """Start HAProxy and wait until its socket and its port answer."""
+        self.haproxy.start()
+        until(self._haproxy_answers, f"haproxy answering (see {self.haproxy.log})")
+
+    def _haproxy_answers(self) -> bool:
+        with contextlib.suppress(Exception):
+            self.runtime.ask(["show info"])
+            with socket.create_connection(("127.0.0.1", self.port), 1):
+                return True
+        return False
+
+    def start_controller(self) -> None:
+        """Start the controller and wait until it has looked at HAProxy."""
+        self.status_file.unlink(missing_ok=True)
+        self.controller.start()
+        until(lambda: self.status_file.exists() or not self.controller.running, "the controller's status")
+        assert self.controller.running, self.controller.log.read_text()
+
+    def start_backend(self, id_: str, address: str = "127.0.0.1") -> int:
+        """Start a product process; returns its port, the same every time."""
+        port = self.ports.setdefault(id_, free_port(address))
+        process = Process(
+            [sys.executable, "-S", "-E", str(HERE / "traffic_backend.py"), f"{address}:{port}", id_],
+            self.dir / f"{id_}.log",
+        )
+        self.backends[id_] = process
+        process.start()
+        until(lambda: _listens(address, port), f"{id_} listening")
+        return port
+
+    def add(self, id_: str, release: str = "r1", pool: str | None = None) -> None:
+        """Start a product process and register it."""
+        port = self.start_backend(id_)
+        where = pool or ("canary" if id_.startswith("staging") else "prod")
+        self.registry.register(id_, "127.0.0.1", port, release, where, by="test")
+
+    def close(self) -> None:
+        """End everything that was started."""
+        for process in (self.controller, self.haproxy, *self.backends.values(), self.redis):
+            process.end(signal.SIGKILL if process in self.backends.values() else signal.SIGTERM)
+        self.client.close()
+
+    # -- looking
+
+    def status(self) -> dict[str, Any]:
+        """The controller's status file."""
+        return json.loads(self.status_file.read_text())
+
+    def servers(self) -> dict[str, str]:
+        """What HAProxy makes of every occupied slot: instance id → ``ready/up`` and the like."""
+        text = (self.runtime.ask([f"show map {self.state_dir}/instances.map"])[0]).splitlines()
+        ids = {cells[1]: cells[2] for cells in (row.split(" ") for row in text)}
+        return {
+            ids[s.name]: f"{s.admin_state}/{'up' if s.up else 'down'}"
+            for s in self.runtime.servers("prod", "canary")
+            if ids.get(s.name, "-") != "-" and s.backend == ("prod" if s.name.startswith("p") else "canary")
+        }
+
+    def share(self) -> int:
+        """The share HAProxy draws with."""
+        text = self.runtime.ask([f"show map {self.state_dir}/split.map"])[0]
+        return int(text.split(" ")[2]) if text else 0
+
+    def await_servers(self, wanted: Mapping[str, str], seconds: float = 10.0) -> None:
+        """Wait until HAProxy's servers are these, or fail telling what they are."""
+        try:
+            until(lambda: self.servers() == wanted, "", seconds)
+        except TimeoutError:
+            raise AssertionError(f"servers are {self.servers()}, not {dict(wanted)}") from None
+
+    def await_share(self, share: int, seconds: float = 10.0) -> None:
+        """Wait until the effective share is this."""
+        until(lambda: self.share() == share, f"share {share}", seconds)
+
+    def await_up(self, *ids: str, seconds: float = 10.0) -> None:
+        """Wait until these instances take requests."""
+        until(lambda: all(self.servers().get(id_) == "ready/up" for id_ in ids), f"{ids} up", seconds)
+
+    # -- clients
+
+    def get(self, path: str = "/", headers: Mapping[str, str] | None = None, method: str = "GET") -> Answer:
+        """One request on a connection of its own."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            return ask(link, path, headers, method)
+        finally:
+            link.close()
+
+    def load(self, requests: int, clients: int = 8, headers: Mapping[str, str] | None = None) -> Load:
+        """Send a number of requests over keep-alive connections and wait for all."""
+        with self.loading(clients, headers, requests // clients) as load:
+            pass
+        return load
+
+    @contextlib.contextmanager
+    def loading(
+        self, clients: int = 8, headers: Mapping[str, str] | None = None, each: int | None = None
+    ) -> Iterator[Load]:
+        """Keep keep-alive clients busy while the block runs (or for ``each`` requests a client)."""
+        load, lock, stop = Load(), threading.Lock(), threading.Event()
+
+        def client() -> None:
+            link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            done = 0
+            while not stop.is_set() and (each is None or done < each):
+                done += 1
+                try:
+                    answer = ask(link, "/", headers)
+                except (OSError, http.client.HTTPException) as error:
+                    link.close()
+                    with lock:
+                        load.failures.append(repr(error))
+                    continue
+                key = (answer.status, answer.pool, answer.instance)
+                with lock:
+                    load.answers[key] = load.answers.get(key, 0) + 1
+            link.close()
+
+        threads = [threading.Thread(target=client) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield load
+        finally:
+            if each is None:
+                stop.set()
+            for thread in threads:
+                thread.join()
+
+
+def ask(
+    link: http.client.HTTPConnection,
+    path: str = "/",
+    headers: Mapping[str, str] | None = None,
+    method: str = "GET",
+) -> Answer:
+    """One request on an open connection."""
+    link.request(method, path, headers=dict(headers or {}))
+    response = link.getresponse()
+    body = response.read().decode()
+    got = {name.lower(): value for name, value in response.getheaders()}
+    return Answer(
+        response.status,
+        got.get("x-saltern-pool", ""),
+        got.get("x-saltern-instance", ""),
+        got.get("x-saltern-release", ""),
+        body,
+        got,
+    )
+
+
+def _listens(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), 0.2):
+            return True
+    except OSError:
+        return False
