@@ -98,7 +98,7 @@ class _Screen:
     def tell(self, words: str) -> None:
         self.words = words
         if not self.console.is_terminal:
-            self.console.print(f"{self.seconds()}  {words}", highlight=False)
+            print(f"{self.seconds()}  {words}", file=sys.stderr)
 
     def draw(self) -> None:
         if self.console.is_terminal:
@@ -106,7 +106,7 @@ class _Screen:
         for name, stage in self.progress.machines.items():
             if self.shown.get(name) != stage:
                 self.shown[name] = stage
-                self.console.print(f"{self.seconds()}  {name} {stage}", highlight=False)
+                print(f"{self.seconds()}  {name} {stage}", file=sys.stderr)
 
     def table(self) -> Table:
         table = Table(box=None, pad_edge=False, show_header=False)

@@ -1,0 +1,123 @@
+# The front door: HAProxy, and the controller that keeps it equal to the registry.
+{% set traffic = pillar['traffic'] %}
+{% set agent = pillar['agent'] %}
+{% set agent_home = '/opt/saltern/agent/' ~ agent['id'] %}
+
+haproxy package:
+  pkg.installed:
+    - pkgs:
+      - haproxy
+    - install_recommends: False
+    - refresh: False
+
+traffic state folder:
+  file.directory:
+    - name: {{ traffic['state_dir'] }}
+    - user: {{ traffic['user'] }}
+    - group: {{ traffic['group'] }}
+    - mode: '0755'
+    - makedirs: True
+    - require:
+      - pkg: haproxy package
+
+# What HAProxy starts from when nobody tells it more: the controller keeps these files as it finds the world.
+{% for file, start in {
+  'split.map': 'canary 0',
+  'instances.map': '',
+  'releases.map': '',
+  'servers.state': '1',
+}.items() %}
+{{ file }}:
+  file.managed:
+    - name: {{ traffic['state_dir'] }}/{{ file }}
+    - contents: {{ start | json }}
+    - allow_empty: True
+    - replace: False
+    - user: {{ traffic['user'] }}
+    - group: {{ traffic['group'] }}
+    - require:
+      - file: traffic state folder
+    - require_in:
+      - file: haproxy configuration
+{% endfor %}
+
+page for when nobody can answer:
+  file.managed:
+    - name: {{ traffic['unavailable_page'] }}
+    - source: salt://proxy/503.http
+    - makedirs: True
+    - require:
+      - pkg: haproxy package
+
+haproxy configuration:
+  file.managed:
+    - name: /etc/haproxy/haproxy.cfg
+    - source: salt://proxy/haproxy.cfg.j2
+    - template: jinja
+    - context:
+        traffic: {{ traffic | json }}
+    - check_cmd: haproxy -c -q -f
+    - require:
+      - file: page for when nobody can answer
+
+# Its own socket directory and enough open files are the package's unit's business; a reload loses no connection.
+haproxy:
+  service.running:
+    - enable: True
+    - reload: True
+    - watch:
+      - file: haproxy configuration
+      - file: page for when nobody can answer
+
+# Saltern's own daemons: one artifact with all they import, verified by its hash.
+agent on disk:
+  archive.extracted:
+    - name: {{ agent_home }}
+    - source: {{ agent['source'] }}
+    - source_hash: sha256={{ agent['sha256'] }}
+    - enforce_toplevel: False
+    - if_missing: {{ agent_home }}/RELEASE
+    - user: root
+    - group: root
+
+agent:
+  file.symlink:
+    - name: /opt/saltern/agent/current
+    - target: {{ agent_home }}
+    - require:
+      - archive: agent on disk
+
+controller configuration:
+  file.managed:
+    - name: /etc/saltern/controller.json
+    - source: salt://proxy/controller.json.j2
+    - template: jinja
+    - makedirs: True
+    - group: {{ traffic['group'] }}
+    - mode: '0640'
+    - show_changes: False
+    - check_cmd: python3 -m json.tool
+    - require:
+      - pkg: haproxy package
+
+controller unit:
+  file.managed:
+    - name: /etc/systemd/system/saltern-controller.service
+    - source: salt://proxy/saltern-controller.service.j2
+    - template: jinja
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: controller unit
+
+controller:
+  service.running:
+    - name: saltern-controller
+    - enable: True
+    - require:
+      - module: controller unit
+      - service: haproxy
+    - watch:
+      - file: controller unit
+      - file: controller configuration
+      - file: agent
