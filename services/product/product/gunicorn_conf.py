@@ -40,10 +40,8 @@ control_socket_disable = True
 limit_request_line = 2048
 limit_request_fields = 64
 
-
-def on_starting(server: object) -> None:
-    """Check the configuration in the master: one line and an exit code, not a worker that keeps dying."""
-    try:
-        load()
-    except ConfigError as error:
-        raise SystemExit(f"product: {error}") from error
+# Here, before gunicorn does or says anything: one line and an exit code, not a worker that dies at every try.
+try:
+    load()
+except ConfigError as error:
+    raise SystemExit(f"product: {error}") from error

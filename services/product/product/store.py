@@ -126,6 +126,7 @@ def connect(settings: RedisSettings, timeout: float) -> redis.Redis:
         socket_connect_timeout=timeout,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
+        driver_info=None,
         decode_responses=True,
     )
 

@@ -75,7 +75,7 @@ def test_a_missing_key_is_named(key):
 
 @pytest.mark.parametrize("release", ["", "-x", "A", "x" * 65, "a b", "a\n"])
 def test_a_wrong_release_is_named(release):
-    with pytest.raises(ConfigError, match="^PRODUCT_RELEASE: "):
+    with pytest.raises(ConfigError, match=r"^PRODUCT_RELEASE: "):
         config.parse(GOOD, release)
 
 

@@ -47,8 +47,12 @@ def test_a_request_under_way_is_finished_after_the_signal_to_stop(make_product, 
         b"POST /api/items HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body) + body[:5]
     )
-    # One thread more than the idle ones: the worker is reading this request.
-    poll(lambda: [link for link in product.worker().net_connections() if link.status == "ESTABLISHED"])
+
+    def links():
+        return product.worker().net_connections()
+
+    # The worker has taken the connection: it is reading this request.
+    poll(lambda: any(link.laddr.port == product.port and link.status == "ESTABLISHED" for link in links()))
     product.terminate()
     poll(lambda: refused(product))
     connection.sendall(body[5:])
@@ -98,6 +102,22 @@ def test_an_idle_process_ends_by_itself_and_leaves_no_child(make_product):
     product.terminate()
     assert product.process.wait(20) == 0
     assert not worker.is_running()
+
+
+def test_a_client_that_does_not_hang_up_holds_nobody_else_up(make_product):
+    product = make_product()
+    with raw(product) as lingering:
+        lingering.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert read_all(lingering).startswith(b"HTTP/1.1 200")
+        # The worker still waits for it to hang up, and for others of its kind; were it to wait for them one
+        # after the other, the fifty would take a hundred seconds.
+        others = [raw(product) for _ in range(50)]
+        for other in others:
+            other.sendall(b"GET /version HTTP/1.0\r\n\r\n")
+        assert all(read_all(other)[9:12] == b"200" for other in others)
+        assert product("GET", "/version").status == 200
+        for other in others:
+            other.close()
 
 
 def test_a_chunked_body_is_read_once_and_right(make_product):

@@ -14,28 +14,10 @@ from product.store import Store, Unavailable
 
 pytestmark = pytest.mark.functional
 
-ACL = [
-    "on",
-    ">salt",
-    "resetchannels",
-    "~product:*",
-    "-@all",
-    "+ping",
-    "+hello",
-    "+client|setinfo",
-    "+evalsha",
-    "+script|load",
-    "+get",
-    "+set",
-    "+del",
-    "+incr",
-    "+time",
-    "+hget",
-    "+hset",
-    "+hdel",
-    "+hlen",
-    "+hvals",
-]
+ACL = (
+    "on >salt resetchannels ~product:* -@all +ping +evalsha +script|load "
+    "+get +set +del +incr +time +hget +hset +hdel +hlen +hvals"
+)
 """The rights that the README asks for; nothing less works, nothing more is needed."""
 
 
@@ -154,9 +136,7 @@ def test_a_read_costs_one_command_whether_or_not_the_list_changed(make_store, re
         assert not {name for name in statistics if "eval" in name} - {"cmdstat_evalsha"}
 
 
-def test_without_redis_reads_go_on_and_writes_say_so_and_it_recovers_by_itself(
-    make_store, redis_server, poll
-):
+def test_without_redis_reads_go_on_writes_say_so_and_it_recovers_by_itself(make_store, redis_server, poll):
     store = make_store()
     item = store.add("a", "k")
     assert store.read().live
@@ -178,7 +158,7 @@ def test_without_redis_reads_go_on_and_writes_say_so_and_it_recovers_by_itself(
     assert titles(store) == ["b", "a"]
 
 
-def test_a_write_that_meets_a_redis_just_gone_says_so_and_the_next_one_after_its_return_succeeds(
+def test_a_write_that_meets_a_redis_just_gone_says_so_and_succeeds_after_its_return(
     make_store, redis_server, poll
 ):
     store = make_store()
@@ -207,18 +187,19 @@ def test_a_redis_that_hangs_counts_as_away_until_it_answers_again(make_store, re
     assert store.ping(5)
 
 
-def test_an_add_whose_answer_was_lost_is_not_added_again(make_store, redis_server, poll):
-    store = make_store()
-    store.close()
+def test_an_add_whose_answer_was_lost_is_not_added_again(make_store, redis_server, tmp_path, poll):
+    unsure = Store(redis_server.settings, tmp_path / "unsure")
+    unsure.add("first", "k0")
     redis_server.pause()
     with pytest.raises(Unavailable):
-        store.add("a", "k")
+        unsure.add("a", "k")
     redis_server.resume()
     # The command lay in the socket: Redis carries it out now, though the writer was told otherwise.
-    poll(lambda: redis_server.client.hlen("product:items") == 1)
-    again = make_store("again")
+    poll(lambda: redis_server.client.hlen("product:items") == 2)
+    unsure.close()
+    again = make_store()
     again.add("a", "k")
-    assert titles(again) == ["a"]
+    assert titles(again) == ["a", "first"]
 
 
 def test_every_instance_knows_the_latest_list_before_redis_goes_away(make_store, redis_server, poll):
@@ -260,9 +241,7 @@ def test_a_folder_that_cannot_be_written_is_reported_and_costs_nothing_else(make
     assert str(tmp_path / "blocked") in store.disk_trouble
 
 
-def test_a_redis_that_comes_back_empty_is_believed_but_the_copy_is_kept_aside(
-    make_store, redis_server, tmp_path
-):
+def test_an_empty_redis_is_believed_but_the_last_known_list_is_kept_aside(make_store, redis_server, tmp_path):
     store = make_store("prod1")
     store.add("a", "k")
     assert titles(store) == ["a"]
@@ -272,18 +251,13 @@ def test_a_redis_that_comes_back_empty_is_believed_but_the_copy_is_kept_aside(
     assert [item["title"] for item in json.loads(aside.read_text())["items"]] == ["a"]
 
 
-def test_an_older_list_after_a_failover_is_seen_even_when_its_count_of_writes_is_the_same(
-    make_store, redis_server
-):
-    store = make_store()
-    store.add("a", "k")
-    backup = {key: redis_server.client.dump(key) for key in ()}
-    assert titles(store) == ["a"]
+def test_another_list_after_a_failover_is_seen_even_when_as_many_writes_led_to_it(make_store, redis_server):
+    one, other = make_store("prod1"), make_store("prod2")
+    one.add("a", "k")
+    assert titles(one) == ["a"]
     redis_server.client.flushall()
-    other = make_store("other")
     other.add("z", "k")
-    assert titles(store) == ["z"]
-    assert backup == {}
+    assert titles(one) == ["z"]
 
 
 def test_a_foreign_value_in_the_hash_is_left_out_and_the_rest_is_shown(make_store, redis_server, caplog):
@@ -309,7 +283,7 @@ def test_a_redis_that_refuses_writes_still_serves_reads(make_store, redis_server
 
 
 def test_the_rights_in_the_readme_are_enough_and_a_wrong_password_is_only_an_outage(make_store, redis_server):
-    redis_server.client.execute_command("ACL", "SETUSER", "product", "reset", *ACL)
+    redis_server.client.execute_command("ACL", "SETUSER", "product", "reset", *ACL.split())
     redis_server.client.script_flush()
     addresses = redis_server.settings.addresses
     store = make_store("right", RedisSettings(addresses, "product", "salt"))
