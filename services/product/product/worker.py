@@ -1,4 +1,4 @@
-"""A gunicorn thread worker that loses no connection when it stops, and holds nobody up for one that lingers."""
+"""A gunicorn thread worker that loses no connection at a stop and holds nobody up for one that lingers."""
 
 import selectors
 import time
@@ -20,11 +20,11 @@ class DrainingThreadWorker(ThreadWorker):
 
     The stock worker, told to stop, leaves the listening socket open, unread, until its last request is
     answered: clients go on connecting meanwhile, and all of them are reset at the end. Here, on the way out,
-    the queue is emptied into the worker and the socket closed at once: a client is served, or refused and free
-    to go elsewhere.
+    the queue is emptied into the worker and the socket closed at once: a client is served, or is refused and
+    can go elsewhere.
 
     The stock worker, having sent its last answer on a connection, waits up to two seconds for the client to
-    hang up, and nothing else is accepted or read meanwhile. Here the wait is one more entry in the event loop.
+    hang up, and nothing else is accepted or read meanwhile. Here that wait is one entry in the event loop.
     """
 
     def init_process(self) -> None:
