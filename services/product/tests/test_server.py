@@ -176,6 +176,20 @@ def test_a_process_started_while_redis_is_away_shows_the_last_known_list_and_rec
     assert product.titles() == ["Walk on", "See the sea"]
 
 
+@pytest.mark.parametrize("threads", ["0", "many", "100", ""])
+def test_a_wrong_number_of_threads_ends_the_start_with_one_line(make_product, threads):
+    product = make_product()
+    ended = subprocess.run(
+        product.process.args,
+        env={**product.environment(), "PRODUCT_THREADS": threads},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == f"product: PRODUCT_THREADS: {threads!r} is not a number from 1 to 99\n"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
