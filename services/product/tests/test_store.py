@@ -179,7 +179,7 @@ def test_a_redis_that_hangs_counts_as_away_until_it_answers_again(make_store, re
     redis_server.pause()
     assert not store.read().live
     assert titles(store) == ["a"]
-    assert not store.ping(0.045)
+    assert not store.ping(0.035)
     with pytest.raises(Unavailable):
         store.add("b", "k2")
     redis_server.resume()
