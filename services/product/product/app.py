@@ -21,7 +21,7 @@ from product.store import Store, Unavailable
 MAX_BODY = 16 * 1024
 """Largest request body read, in bytes: the longest title, percent-encoded, is below 3 KiB."""
 
-HEALTH_BUDGET = 0.045
+HEALTH_BUDGET = 0.035
 """Longest the health check waits for Redis, in seconds; proxies count on an answer within 0.05."""
 
 RETRY_AFTER = 1

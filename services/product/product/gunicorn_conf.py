@@ -4,14 +4,22 @@ Changed by the environment: PRODUCT_BIND, PRODUCT_THREADS, PRODUCT_ACCESS_LOG=1.
 """
 
 import os
+import re
 
 from product.config import ConfigError, load
+
+
+def _threads(text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]?", text):
+        raise SystemExit(f"product: PRODUCT_THREADS: {text!r} is not a number from 1 to 99")
+    return int(text)
+
 
 bind = os.environ.get("PRODUCT_BIND", "0.0.0.0:8080")
 
 # One process a machine: the fleet scales by machines. Threads wait for Redis, so a few more than cores.
 workers = 1
-threads = int(os.environ.get("PRODUCT_THREADS", "8"))
+threads = _threads(os.environ.get("PRODUCT_THREADS", "8"))
 worker_class = "product.worker.DrainingThreadWorker"
 
 # HAProxy drops idle connections to a server soon after it needs them (pool-purge-delay, 5 s by default) and
@@ -40,10 +48,8 @@ control_socket_disable = True
 limit_request_line = 2048
 limit_request_fields = 64
 
-
-def on_starting(server: object) -> None:
-    """Check the configuration in the master: one line and an exit code, not a worker that keeps dying."""
-    try:
-        load()
-    except ConfigError as error:
-        raise SystemExit(f"product: {error}") from error
+# Here, before gunicorn does or says anything: one line and an exit code, not a worker that dies at every try.
+try:
+    load()
+except ConfigError as error:
+    raise SystemExit(f"product: {error}") from error

@@ -30,7 +30,7 @@ log = logging.getLogger("product.store")
 TIMEOUT = 0.25
 """Longest wait for one answer of Redis, in seconds. A healthy one answers in well under a millisecond."""
 
-PING_TIMEOUT = 0.04
+PING_TIMEOUT = 0.03
 """Longest wait for the health check's ping, in seconds."""
 
 REFRESH = 0.5
@@ -126,6 +126,7 @@ def connect(settings: RedisSettings, timeout: float) -> redis.Redis:
         socket_connect_timeout=timeout,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
+        driver_info=None,
         decode_responses=True,
     )
 

@@ -1,17 +1,36 @@
-"""A gunicorn thread worker that loses no connection when it is told to stop."""
+"""A gunicorn thread worker that loses no connection at a stop and holds nobody up for one that lingers."""
 
 import selectors
+import time
+from concurrent.futures import Future
+from functools import partial
+from socket import SHUT_WR
 
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+LINGER = 2.0
+"""How long a connection that the worker ends stays open for the client to read the answer, in seconds."""
+
+LINGER_READ = 65536
+"""How much of what a client still sends meanwhile is thrown away at once, in bytes."""
 
 
 class DrainingThreadWorker(ThreadWorker):
-    """Takes what the kernel has accepted already before it stops listening.
+    """Differs from the stock worker in two points, both about ends.
 
-    The stock worker leaves the listening socket open, unread, until its last request is answered: clients go
-    on connecting meanwhile, and all of them are reset at the end. Here, on the way out, the queue is emptied
-    into the worker and the socket closed at once: a client is served, or refused and free to go elsewhere.
+    The stock worker, told to stop, leaves the listening socket open, unread, until its last request is
+    answered: clients go on connecting meanwhile, and all of them are reset at the end. Here, on the way out,
+    the queue is emptied into the worker and the socket closed at once: a client is served, or is refused and
+    can go elsewhere.
+
+    The stock worker, having sent its last answer on a connection, waits up to two seconds for the client to
+    hang up, and nothing else is accepted or read meanwhile. Here that wait is one entry in the event loop.
     """
+
+    def init_process(self) -> None:
+        """Prepare and run the worker; returns when it has stopped."""
+        self.lingering: list[TConn] = []
+        super().init_process()
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Stop or start taking connections; called with False once more when the worker is stopping."""
@@ -24,3 +43,45 @@ class DrainingThreadWorker(ThreadWorker):
                 while queue.select(timeout=0):
                     self.accept(listener)
             listener.close()
+
+    def finish_request(self, conn: TConn, fs: Future) -> None:
+        """Keep, defer or end a connection whose request is done; runs in the event loop."""
+        if fs.cancelled() or fs.exception() or fs.result():
+            super().finish_request(conn, fs)
+            return
+        try:
+            conn.sock.shutdown(SHUT_WR)
+        except OSError:
+            # The client is gone already.
+            self._end(conn)
+            return
+        conn.sock.setblocking(False)
+        conn.timeout = time.monotonic() + LINGER
+        self.lingering.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drain, conn))
+
+    def murder_pending(self) -> None:
+        """End what waited long enough; the event loop calls this at least once a second."""
+        super().murder_pending()
+        now = time.monotonic()
+        for conn in [conn for conn in self.lingering if conn.timeout <= now]:
+            self._forget(conn)
+
+    def _drain(self, conn: TConn, sock: object) -> None:
+        try:
+            more = conn.sock.recv(LINGER_READ)
+        except BlockingIOError:
+            return
+        except OSError:
+            more = b""
+        if not more:
+            self._forget(conn)
+
+    def _forget(self, conn: TConn) -> None:
+        self.lingering.remove(conn)
+        self.poller.unregister(conn.sock)
+        self._end(conn)
+
+    def _end(self, conn: TConn) -> None:
+        self.nr_conns -= 1
+        conn.close()
