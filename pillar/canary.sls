@@ -39,7 +39,7 @@ canary:
     false_alarm: 0.01
     # A difference beyond the tolerance with a p-value up to this holds: suspicious, another window decides. Not below
     # false_alarm.
-    suspicion: 0.02
+    suspicion: 0.05
 
   steps:
     # Shares of the traffic, in per cent, one after the other. They rise and end at 100.

@@ -1,66 +1,71 @@
 """The canary judge: is the canary as good as production, on what both did in the same minutes?
 
-Pure functions over recorded windows. Nothing here reads a clock, a socket or a file except the command line at the
-end, and nothing beyond the standard library is needed, so a window recorded last month can be judged again on any
-machine, with the same thresholds or with others.
+Pure functions over recorded windows. Nothing here reads a clock, a socket or a file except the command line
+at the end, and nothing beyond the standard library is needed, so a window recorded last month can be judged
+again on any machine, with the same thresholds or with others.
 
 What is compared
-    A `Window` is what one pool did in a stretch of time: how many requests, how many of them failed, how long they
-    took, and how busy each machine was. `judge` takes the canary's window and production's (the baseline).
+    A `Window` is what one pool did in a stretch of time: how many requests, how many of them failed, how long
+    they took, and how busy each machine was. `judge` takes the canary's window and production's (the
+    baseline).
 
 The three verdicts
-    pass   enough was seen, no limit is broken, and nothing is worse than production by more than the tolerance and
-           more than chance explains.
-    fail   a hard limit is broken, or a metric is worse by more than the tolerance AND more than chance explains.
-    hold   everything else: too few requests or samples, a metric missing, or a difference too large to ignore and too
-           uncertain to act on. A hold asks for another window; it is never read as good news.
+    pass   enough was seen, no limit is broken, and nothing is worse than production by more than the
+           tolerance and more than chance explains.
+    fail   a hard limit is broken, or a metric is worse by more than the tolerance AND more than chance
+           explains.
+    hold   everything else: too few requests or samples, a metric missing, or a difference too large to ignore
+           and too uncertain to act on. A hold asks for another window; it is never read as good news.
     The overall verdict is the worst of its metrics: any fail fails, else any hold holds.
 
 The metrics
     errors        share of requests that failed (5xx, or no connection), in per cent.
     latency       median of the latencies, in milliseconds.
-    latency tail  the 95th percentile; only when single requests were recorded, since a minute holds too few seconds
-                  to say anything about one second in twenty.
+    latency tail  the 95th percentile; only when single requests were recorded, since a minute holds too few
+                  seconds to say anything about one second in twenty.
     cpu           median CPU use in per cent of the machine's own limit. When the canary's machines carry more
-                  requests each than production's, the canary's value is divided by that ratio first; the reason says so.
-                  It is never multiplied: what an idle machine costs would then count against a canary with a small
-                  share. So at a small share extra CPU use is judged leniently and is seen at the larger ones.
+                  requests each than production's, the canary's value is divided by that ratio first; the
+                  reason says so. It is never multiplied: what an idle machine costs would then count against
+                  a canary with a small share. So at a small share extra CPU use is judged leniently and is
+                  seen at the larger ones.
     memory        median memory use in per cent of the machine's own limit.
 
 Reading the table
     canary, production   the two values above, in the metric's unit.
     ratio   canary / production. 1.30 is thirty per cent worse, 0.90 ten per cent better.
-    p       the chance of a difference at least this large, in the bad direction, if both pools ran the same code.
+    p       the chance of a difference at least this large, in the bad direction, if both pools ran the same
+            code.
     n       samples on each side and, in parentheses, how many independent ones they are worth (see below).
 
 The order of the rules
-    1. Hard limits (error rate, latency, saturation). They look at the canary alone, whatever production does. The error
-       limit also works before the window is full: as soon as so many of the few requests failed that a rate at the limit
-       would do so less than once in a thousand times, the canary has failed.
-    2. Enough data? At least 500 requests in each window, 20 host samples from every canary machine, 20 from production.
-       Without a floor chance decides: comparing two samples with two others "finds" a regression in up to 23 % of
-       cases where there is none.
-    3. Effect: the ratio must exceed the tolerance (1.1), and the difference a minimum in the metric's unit, before a
-       metric can fail or hold on statistics. With a tolerance of 1.0 a steady difference of one per cent, which nobody
-       would act on, becomes significant in every window that is long enough.
-    4. Significance: Mann-Whitney U for latency, cpu and memory; Fisher's exact test for counts. One-sided: being faster
-       is never a fault.
+    1. Hard limits (error rate, latency, saturation). They look at the canary alone, whatever production does.
+       The error limit also works before the window is full: as soon as so many of the few requests failed
+       that a rate at the limit would do so less than once in a thousand times, the canary has failed.
+    2. Enough data? At least 500 requests in each window, 20 host samples from every canary machine, 20 from
+       production. Without a floor chance decides: comparing two samples with two others "finds" a regression
+       in up to 23 % of cases where there is none.
+    3. Effect: the ratio must exceed the tolerance (1.1), and the difference a minimum in the metric's unit,
+       before a metric can fail or hold on statistics. With a tolerance of 1.0 a steady difference of one per
+       cent, which nobody would act on, becomes significant in every window that is long enough.
+    4. Significance: Mann-Whitney U for latency, cpu and memory; Fisher's exact test for counts. One-sided:
+       being faster is never a fault.
 
 How chance is kept in bounds
-    Five metrics are five chances of a false alarm. Holm's procedure (Holm 1979, "A simple sequentially rejective multiple
-    test procedure", Scand. J. Statist. 6:65-70) keeps the chance that any of them fails without cause below
-    `false_alarm`, 1 % for each judged window.
+    Five metrics are five chances of a false alarm. Holm's procedure (Holm 1979, "A simple sequentially
+    rejective multiple test procedure", Scand. J. Statist. 6:65-70) keeps the chance that any of them fails
+    without cause below `false_alarm`, 1 % for each judged window.
 
-    Samples taken every second resemble the one before: sixty of them may be worth ten independent ones, and a test
-    that counts sixty calls chance a finding in a quarter of all cases (lag-1 correlation 0.9). Each side's samples are
-    therefore counted as n / tau, see `effective_size`. Below `min_independent` the test is not used at all: a
-    difference within the tolerance passes, a larger one holds.
+    Samples taken every second resemble the one before: sixty of them may be worth ten independent ones, and a
+    test that counts sixty calls chance a finding in a quarter of all cases (lag-1 correlation 0.9). Each
+    side's samples are therefore counted as n / tau, see `effective_size`. Below `min_independent` the test is
+    not used at all: a difference within the tolerance passes, a larger one holds.
 
 What it cannot see
-    One canary machine cannot tell slow code from a slow machine; two can. Failures that come in bursts of one cause count
-    as separate errors. Samples that mix much white noise with a slow drift look more independent than they are in a short
-    window; windows of five minutes and more are long enough for what was simulated (tests/bench/bench_judge.py).
-    The 1 % is a figure per judgement: a canary judged at five steps has five chances.
+    One canary machine cannot tell slow code from a slow machine; two can. Failures that come in bursts of one
+    cause count as separate errors. Samples that mix much white noise with a slow drift look more independent
+    than they are in a short window; windows of five minutes and more are long enough for what was simulated
+    (tests/bench/bench_judge.py). The 1 % is a figure per judgement: a canary judged at five steps has five
+    chances.
 """
 
 from __future__ import annotations
@@ -81,30 +86,35 @@ from typing import Any
 
 PASS, FAIL, HOLD = "pass", "fail", "hold"
 
-#: What one latency value stands for: one request, or one second (an average or a quantile of that second's requests).
+#: What one latency value stands for: one request, or one second (an average or a quantile of that second's
+#: requests).
 LATENCY_KINDS = ("request", "second")
 
 #: Version of the JSON a record is written in.
 RECORD_VERSION = 1
 
-# Up to this many values a side the null distribution of U is counted exactly; beyond it the normal approximation is good
-# to a few parts in a thousand and the count grows with the fourth power.
+# Up to this many values a side the null distribution of U is counted exactly; beyond it the normal
+# approximation is good to a few parts in a thousand and the count grows with the fourth power.
 _EXACT_SIZE = 20
 
-# No more lags than this are looked at. A series still correlated after 200 steps is worth one sample, see effective_size.
+# No more lags than this are looked at. A series still correlated after 200 steps is worth one sample, see
+# effective_size.
 _MAX_LAG = 200
 
-# CPU accounting against a quota overshoots 100 % for a second now and then; a value beyond this is another unit.
+# CPU accounting against a quota overshoots 100 % for a second now and then; a value beyond this is another
+# unit.
 _MAX_PERCENT = 200.0
 
 _NORMAL = NormalDist()
 
 
 class JudgeError(ValueError):
-    """A window, record or threshold that cannot be used. The message is one line: where, what, and what would be right."""
+    """A window, record or threshold that cannot be used. The message is one line: where, what, and what would
+    be right.
+    """
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Values
 
 
@@ -135,10 +145,12 @@ class Window:
     pool: "canary" or "prod".
     started: Unix time in seconds; seconds: length.
     requests: requests sent to the pool, those that failed included.
-    errors: how many of them failed there: 5xx answers plus connection failures. A canary request that was retried on
-        production counts here although its user saw no error; otherwise a dead canary would look healthy.
-    latency_ms: latencies in milliseconds in order of time, each standing for what latency_kind says ("request" or
-        "second"). Samples of the requests are enough; all of them are not needed. Empty when not measured.
+    errors: how many of them failed there: 5xx answers plus connection failures. A canary request that was
+        retried on production counts here although its user saw no error; otherwise a dead canary would look
+        healthy.
+    latency_ms: latencies in milliseconds in order of time, each standing for what latency_kind says
+        ("request" or "second"). Samples of the requests are enough; all of them are not needed. Empty when
+        not measured.
     hosts: the pool's machines with their samples.
 
     Raises JudgeError on anything else.
@@ -165,7 +177,8 @@ class Window:
         _count(f"{where}: errors", self.errors)
         if self.errors > self.requests:
             raise JudgeError(
-                f"{where}: errors {self.errors} exceeds requests {self.requests}; requests count the failed ones too"
+                f"{where}: errors {self.errors} exceeds requests {self.requests}; "
+                "requests count the failed ones too"
             )
         if self.latency_kind not in LATENCY_KINDS:
             raise JudgeError(
@@ -204,7 +217,9 @@ class Window:
 
     @classmethod
     def from_data(cls, data: object, where: str = "window") -> Window:
-        """The window in parsed JSON. Raises JudgeError on an unknown or missing key or a value that cannot be."""
+        """The window in parsed JSON. Raises JudgeError on an unknown or missing key or a value that cannot
+        be.
+        """
         data = _object(
             where, data, required=("pool", "started", "seconds", "requests", "errors"), known=_names(cls)
         )
@@ -225,7 +240,9 @@ class Window:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Every number of the judge an operator may change; pillar/canary.sls explains each and holds these same defaults."""
+    """Every number of the judge an operator may change; pillar/canary.sls explains each and holds these same
+    defaults.
+    """
 
     min_requests: int = 500
     min_samples: int = 20
@@ -241,7 +258,7 @@ class Thresholds:
     host_min_points: float = 2.0
     tolerance: float = 1.1
     false_alarm: float = 0.01
-    suspicion: float = 0.02
+    suspicion: float = 0.05
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -254,18 +271,23 @@ class Thresholds:
                 raise JudgeError(f"{spec.name}: {value} is not between {lowest:g} and {highest:g}")
         if self.suspicion < self.false_alarm:
             raise JudgeError(
-                f"suspicion: {self.suspicion} is below false_alarm {self.false_alarm}; what fails must at least be suspicious"
+                f"suspicion: {self.suspicion} is below false_alarm {self.false_alarm}; "
+                "what fails must at least be suspicious"
             )
 
     def with_values(self, values: Mapping[str, Any]) -> Thresholds:
-        """These thresholds with some replaced, as from the pillar. Raises JudgeError on an unknown name or a bad value."""
+        """These thresholds with some replaced, as from the pillar. Raises JudgeError on an unknown name or a
+        bad value.
+        """
         for name in values:
             if name not in _RANGES:
                 raise JudgeError(f"{name}: no such threshold; there are {', '.join(sorted(_RANGES))}")
         return replace(self, **values)
 
     def with_text(self, assignments: Iterable[str]) -> Thresholds:
-        """These thresholds with some replaced, each written `name=value`, as on a command line. Raises JudgeError."""
+        """These thresholds with some replaced, each written `name=value`, as on a command line. Raises
+        JudgeError.
+        """
         values: dict[str, Any] = {}
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
@@ -281,8 +303,8 @@ class Thresholds:
         return self.with_values(values)
 
 
-# Lowest and highest sensible value of each threshold. A floor of 1 on tolerance: below it the judge would fail a canary
-# that is better than production.
+# Lowest and highest sensible value of each threshold. A floor of 1 on tolerance: below it the judge would
+# fail a canary that is better than production.
 _RANGES: dict[str, tuple[float, float]] = {
     "min_requests": (1, 10_000_000),
     "min_samples": (1, 100_000),
@@ -384,21 +406,22 @@ class Comparison:
     changed: tuple[str, ...]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # The judge
 
 
 def judge(canary: Window, baseline: Window, thresholds: Thresholds) -> Verdict:
     """Judge the canary's window against production's.
 
-    The windows need not be of the same minutes: with the whole traffic on the canary there is no production to compare
-    with, and the window production recorded at the step before stands in.
+    The windows need not be of the same minutes: with the whole traffic on the canary there is no production
+    to compare with, and the window production recorded at the step before stands in.
 
     Raises JudgeError when the pools are swapped.
     """
     if canary.pool != "canary" or baseline.pool != "prod":
         raise JudgeError(
-            f"judge: got the pools {canary.pool} and {baseline.pool}; the canary's window comes first, then prod's"
+            f"judge: got the pools {canary.pool} and {baseline.pool}; "
+            "the canary's window comes first, then prod's"
         )
     findings = [_errors(canary, baseline, thresholds)]
     findings += _latencies(canary, baseline, thresholds)
@@ -427,8 +450,9 @@ def compare(record: Record, thresholds_a: Thresholds, thresholds_b: Thresholds) 
 
 @dataclass(frozen=True)
 class _Finding:
-    """A metric on its way to a verdict. settled: the verdict stands (a limit, missing data); otherwise the statistics
-    decide from the p-value and from worse, whether the effect exceeds tolerance and minimum."""
+    """A metric on its way to a verdict. settled: the verdict stands (a limit, missing data); otherwise the
+    statistics decide from the p-value and from worse, whether the effect exceeds tolerance and minimum.
+    """
 
     metric: Metric
     settled: bool
@@ -444,19 +468,23 @@ def _measured(worse: bool, note: str = "", **numbers: Any) -> _Finding:
 
 
 def _weigh(found: _Finding, significant: bool, t: Thresholds) -> Metric:
-    """Turn effect and significance into a verdict; a note on how a value was made stays in front of the reason."""
+    """Turn effect and significance into a verdict; a note on how a value was made stays in front of the
+    reason.
+    """
     metric, p = found.metric, found.metric.p_value
     times = "production is at 0" if metric.ratio is None else f"{metric.ratio:.2f} times production"
-    if not found.worse:
+    if metric.canary == metric.baseline:
+        verdict, reason = PASS, "the same as production"
+    elif not found.worse and metric.ratio is not None and metric.ratio <= t.tolerance:
         verdict, reason = PASS, f"{times}, within tolerance {t.tolerance:g}"
-        if metric.ratio is None or metric.ratio > t.tolerance:
-            reason = f"{times}, but too small a difference in {metric.unit} to matter"
+    elif not found.worse:
+        verdict, reason = PASS, f"{times}, but too small a difference in {metric.unit} to matter"
     elif p is None:
         verdict = HOLD
         worth = min(metric.canary_independent or 0.0, metric.baseline_independent or 0.0)
         reason = (
-            f"{times}, over tolerance {t.tolerance:g}, but the samples are worth {worth:.1f} independent ones, "
-            f"{t.min_independent:g} needed"
+            f"{times}, over tolerance {t.tolerance:g}, but the samples are worth {worth:.1f} independent "
+            f"ones, {t.min_independent:g} needed"
         )
     elif significant:
         verdict, reason = FAIL, f"{times}, over tolerance {t.tolerance:g}, and not by chance (p {_short(p)})"
@@ -472,11 +500,14 @@ def _weigh(found: _Finding, significant: bool, t: Thresholds) -> Metric:
 
 def _overall(metrics: tuple[Metric, ...]) -> Verdict:
     for verdict in (FAIL, HOLD):
-        chosen = [metric for metric in metrics if metric.verdict == verdict]
-        if chosen:
-            return Verdict(
-                verdict, "; ".join(f"{metric.name}: {metric.reason}" for metric in chosen), metrics
-            )
+        # Metrics that share a reason, as those of one missing measurement do, share a clause.
+        clauses: dict[str, list[str]] = {}
+        for metric in metrics:
+            if metric.verdict == verdict:
+                clauses.setdefault(metric.reason, []).append(metric.name)
+        if clauses:
+            text = "; ".join(f"{' and '.join(names)}: {reason}" for reason, names in clauses.items())
+            return Verdict(verdict, text, metrics)
     return Verdict(PASS, f"all of {', '.join(m.name for m in metrics)} no worse than production", metrics)
 
 
@@ -498,7 +529,7 @@ def _errors(canary: Window, baseline: Window, t: Thresholds) -> _Finding:
                 f"{counted}, limit {limit:g} %{_production_too(baseline.error_percent, limit)}",
                 **numbers,
             )
-    elif canary.errors and binomial_tail(canary.errors, canary.requests, limit / 100) <= t.error_early_alarm:
+    elif canary.errors and binomial_tail(canary.errors, canary.requests, limit / 100) < t.error_early_alarm:
         return _settled(FAIL, f"{counted}: already beyond what limit {limit:g} % allows", **numbers)
     for window in (canary, baseline):
         if window.requests < t.min_requests:
@@ -519,80 +550,84 @@ def _errors(canary: Window, baseline: Window, t: Thresholds) -> _Finding:
 
 def _latencies(canary: Window, baseline: Window, t: Thresholds) -> list[_Finding]:
     """The finding on the median and, where single requests were recorded, the one on the tail."""
-    per_request = canary.latency_kind == "request"
-    tail = (
-        [{"name": "latency tail", "unit": "ms"}] if per_request or baseline.latency_kind == "request" else []
-    )
-    names: list[dict[str, Any]] = [{"name": "latency", "unit": "ms"}, *tail]
+    ours, theirs, kind = canary.latency_ms, baseline.latency_ms, canary.latency_kind
+    with_tail = "request" in (kind, baseline.latency_kind)
+    counts: dict[str, Any] = {"unit": "ms", "canary_n": len(ours), "baseline_n": len(theirs)}
 
-    def both(verdict: str, reason: str) -> list[_Finding]:
-        counts = {"canary_n": len(canary.latency_ms), "baseline_n": len(baseline.latency_ms)}
-        return [_settled(verdict, reason, **name, **counts) for name in names]
+    def hold(reason: str) -> list[_Finding]:
+        names = ("latency", "latency tail") if with_tail else ("latency",)
+        return [_settled(HOLD, reason, name=name, **counts) for name in names]
 
     for window in (canary, baseline):
         if not window.latency_ms:
-            return both(HOLD, f"{window.pool} has no latencies; a missing metric never passes")
-    if canary.latency_kind != baseline.latency_kind:
-        return both(
-            HOLD,
-            f"canary was recorded per {canary.latency_kind}, production per {baseline.latency_kind}; record both alike",
+            return hold(f"{window.pool} has no latencies; a missing metric never passes")
+    if kind != baseline.latency_kind:
+        return hold(
+            f"canary was recorded per {kind}, production per {baseline.latency_kind}; record both alike"
         )
-    needed = t.min_requests if per_request else t.min_samples
-    if len(canary.latency_ms) >= needed:
-        seen = quantile(sorted(canary.latency_ms), t.latency_percentile / 100)
-        if seen > t.latency_limit_ms:
-            there = quantile(sorted(baseline.latency_ms), t.latency_percentile / 100)
-            return both(
-                FAIL,
-                f"{t.latency_percentile:g} % of {canary.latency_kind}s within {seen:.0f} ms, "
-                f"limit {t.latency_limit_ms:g} ms{_production_too(there, t.latency_limit_ms)}",
-            )
-    for window in (canary, baseline):
-        if len(window.latency_ms) < needed:
-            return both(
-                HOLD,
-                f"{window.pool} has {len(window.latency_ms)} latencies per {window.latency_kind}, {needed} needed",
-            )
-    found = [_by_ranks("latency", "ms", canary.latency_ms, baseline.latency_ms, t.latency_min_ms, t)]
-    if per_request:
-        found.append(_by_tail(canary.latency_ms, baseline.latency_ms, t))
-    return found
+
+    needed = t.min_requests if with_tail else t.min_samples
+    q = t.latency_percentile / 100
+    here, there = quantile(sorted(ours), q), quantile(sorted(theirs), q)
+    broken = None
+    if len(ours) >= needed and here > t.latency_limit_ms:
+        too = _production_too(there, t.latency_limit_ms)
+        broken = _settled(
+            FAIL,
+            f"{t.latency_percentile:g} % of the {kind}s took up to {here:.0f} ms, "
+            f"limit {t.latency_limit_ms:g} ms{too}",
+            name="latency tail" if with_tail else "latency",
+            canary=here,
+            baseline=there,
+            ratio=_ratio(here, there),
+            **counts,
+        )
+    short = [window for window in (canary, baseline) if len(window.latency_ms) < needed]
+    if short:
+        held = hold(f"{short[0].pool} has {len(short[0].latency_ms)} latencies per {kind}, {needed} needed")
+        return [*held[:-1], broken] if broken else held
+    median_finding = _by_ranks("latency", "ms", ours, theirs, t.latency_min_ms, t)
+    if not with_tail:
+        return [broken or median_finding]
+    return [median_finding, broken or _by_tail(ours, theirs, t)]
 
 
 def _host_metric(name: str, canary: Window, baseline: Window, t: Thresholds) -> _Finding:
     limit = t.cpu_limit_percent if name == "cpu" else t.memory_limit_percent
-    read: Callable[[Host], tuple[float, ...]] = lambda host: getattr(host, f"{name}_percent")  # noqa: E731
-    # One machine after the other: where their levels differ, the jumps between them lower the effective size as they should.
+
+    def read(host: Host) -> tuple[float, ...]:
+        return host.cpu_percent if name == "cpu" else host.memory_percent
+
+    # One machine after the other: where their levels differ, the jumps between them lower the effective size
+    # as they should.
     ours = [value for host in canary.hosts for value in read(host)]
     theirs = [value for host in baseline.hosts for value in read(host)]
     numbers: dict[str, Any] = {"name": name, "unit": "%", "canary_n": len(ours), "baseline_n": len(theirs)}
+
+    def hold(reason: str) -> _Finding:
+        return _settled(HOLD, reason, **numbers)
+
     for host in canary.hosts:
         # The median, so that the limit speaks of more than half of the window and not of one busy second.
         if len(read(host)) >= t.min_samples and median(read(host)) > limit:
             numbers.update(canary=median(ours), baseline=median(theirs) if theirs else None)
             there = max((median(read(other)) for other in baseline.hosts if read(other)), default=None)
-            reason = f"{host.id} is at {median(read(host)):.0f} %, limit {limit:g} %{_production_too(there, limit)}"
-            return _settled(FAIL, reason, **numbers)
+            reason = f"{host.id} is at {median(read(host)):.0f} %, limit {limit:g} %"
+            return _settled(FAIL, reason + _production_too(there, limit), **numbers)
     for window in (canary, baseline):
         if not window.hosts:
-            return _settled(
-                HOLD, f"no machine of {window.pool} was recorded; a missing metric never passes", **numbers
-            )
+            return hold(f"no machine of {window.pool} was recorded; a missing metric never passes")
     for host in canary.hosts:
         if len(read(host)) < t.min_samples:
-            return _settled(
-                HOLD, f"{host.id} sent {len(read(host))} samples, {t.min_samples} needed", **numbers
-            )
+            return hold(f"{host.id} sent {len(read(host))} samples, {t.min_samples} needed")
     if len(theirs) < t.min_samples:
-        return _settled(HOLD, f"prod sent {len(theirs)} samples, {t.min_samples} needed", **numbers)
+        return hold(f"prod sent {len(theirs)} samples, {t.min_samples} needed")
     if name == "memory":
         return _by_ranks(name, "%", ours, theirs, t.host_min_points, t)
     if not baseline.requests:
-        return _settled(
-            HOLD, "production served no requests, so its cpu says nothing about the canary's", **numbers
-        )
+        return hold("production served no requests, so its cpu says nothing about the canary's")
     load = _load_per_machine(canary) / _load_per_machine(baseline)
-    # A ratio within the tolerance is not worth explaining to anyone, nor worth correcting.
+    # Loads within the tolerance of each other are alike; correcting for them would only need explaining.
     if load <= t.tolerance:
         return _by_ranks(name, "%", ours, theirs, t.host_min_points, t)
     note = f"divided by {load:.2f}, the load per machine against production: "
@@ -637,11 +672,12 @@ def _by_ranks(
 def _by_tail(ours: Sequence[float], theirs: Sequence[float], t: Thresholds) -> _Finding:
     """Compare the slow end: how many requests of each side exceed a high percentile of both together.
 
-    Mann-Whitney looks at the bulk and does not notice when one request in twenty becomes three times slower. Given the
-    number beyond the common percentile, the canary's share of it is hypergeometric if both sides are alike (Mood 1954, "On the
-    asymptotic efficiency of certain nonparametric two-sample tests", Ann. Math. Statist. 25:514-522, section on quantile
-    tests). Counts that come in clusters are divided by their design effect first (Rao & Scott 1992, "A simple method for
-    the analysis of clustered binary data", Biometrics 48:577-585).
+    Mann-Whitney looks at the bulk and does not notice when one request in twenty becomes three times slower.
+    Given the number beyond the common percentile, the canary's share of it is hypergeometric if both sides
+    are alike (the quantile test: Johnson, Verrill & Moore 1987, "Two-sample rank tests for detecting changes
+    that occur in a small proportion of the treated population", Biometrics 43:641-655). Counts that come in
+    clusters are divided by their design effect first (Rao & Scott 1992, "A simple method for the analysis of
+    clustered binary data", Biometrics 48:577-585).
     """
     q = t.latency_percentile / 100
     here, there = quantile(sorted(ours), q), quantile(sorted(theirs), q)
@@ -651,13 +687,9 @@ def _by_tail(ours: Sequence[float], theirs: Sequence[float], t: Thresholds) -> _
     p = None
     if min(worth_here, worth_there) >= t.min_independent:
         # Rounded so that the canary's share of slow requests never grows by rounding.
-        k_here, k_there = (
-            sum(slow_here) * worth_here / len(ours),
-            sum(slow_there) * worth_there / len(theirs),
-        )
-        p = fisher_greater(
-            math.floor(k_here), math.ceil(worth_here), math.ceil(k_there), math.ceil(worth_there)
-        )
+        k_here = math.floor(sum(slow_here) * worth_here / len(ours))
+        k_there = math.ceil(sum(slow_there) * worth_there / len(theirs))
+        p = fisher_greater(k_here, math.ceil(worth_here), k_there, math.ceil(worth_there))
     return _measured(
         _is_worse(here, there, t.tolerance, t.latency_min_ms),
         name="latency tail",
@@ -674,7 +706,9 @@ def _by_tail(ours: Sequence[float], theirs: Sequence[float], t: Thresholds) -> _
 
 
 def _is_worse(here: float, there: float, tolerance: float, minimum: float) -> bool:
-    """Whether the difference is worth acting on: beyond the tolerance as a ratio, and beyond a minimum in its own unit."""
+    """Whether the difference is worth acting on: beyond the tolerance as a ratio, and beyond a minimum in its
+    own unit.
+    """
     return here > there * tolerance and here - there > minimum
 
 
@@ -686,12 +720,14 @@ def _production_too(value: float | None, limit: float) -> str:
     return " (production is over it too)" if value is not None and value > limit else ""
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Statistics
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
-    """The q-quantile (0 to 1) of sorted values, linear between neighbours (definition 7 of Hyndman & Fan 1996)."""
+    """The q-quantile (0 to 1) of sorted values, linear between neighbours (definition 7 of Hyndman & Fan
+    1996).
+    """
     place = q * (len(ordered) - 1)
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
@@ -712,17 +748,17 @@ def effective_size(values: Sequence[float]) -> float:
 
     tau is the larger of two estimates of 1 + 2 * (sum of all autocorrelations):
 
-    - (1 + r) / (1 - r) from the lag-1 autocorrelation r, exact for a first-order process (Bayley & Hammersley 1946, "The
-      'effective' number of independent observations in an autocorrelated time series", J. R. Stat. Soc. Suppl. 8:184-197).
-      An estimate of r from n samples is too small by about (1 + 3r) / n (Marriott & Pope 1954, "Bias in the
-      estimation of autocorrelations", Biometrika 41:390-402), which is put back.
-    - the sum of the estimated autocorrelations in pairs of lags while the pairs are positive and falling (Geyer 1992,
-      "Practical Markov chain Monte Carlo", Statist. Sci. 7:473-483), which also sees slow drift under quick noise. Each
-      of its terms is too small by about tau / n, so the sum is divided by 1 - 1.5 * tau / n; the factor is from
-      simulation of first-order processes of 20 to 300 samples.
+    - (1 + r) / (1 - r) from the lag-1 autocorrelation r, exact for a first-order process (Bayley & Hammersley
+      1946, "The 'effective' number of independent observations in an autocorrelated time series", J. R. Stat.
+      Soc. Suppl. 8:184-197). An estimate of r from n samples is too small by about (1 + 3r) / n (Marriott &
+      Pope 1954, "Bias in the estimation of autocorrelations", Biometrika 41:390-402), which is put back.
+    - the sum of the estimated autocorrelations in pairs of lags while the pairs are positive and falling
+      (Geyer 1992, "Practical Markov chain Monte Carlo", Statist. Sci. 7:473-483), which also sees slow drift
+      under quick noise. Each of its terms is too small by about tau / n, so the sum is divided by 1 - 1.5 *
+      tau / n; the factor is from simulation of first-order processes of 20 to 300 samples.
 
-    The variance of U is that of mean ranks, so for Mann-Whitney it is the ranks' correlation that counts: pass ranks.
-    A series that never changes is worth 1, as nothing tells how often it could have.
+    The variance of U is that of mean ranks, so for Mann-Whitney it is the ranks' correlation that counts:
+    pass ranks. A series that never changes is worth 1, as nothing tells how often it could have.
     """
     n = len(values)
     mean = sum(values) / n
@@ -753,7 +789,6 @@ def effective_size(values: Sequence[float]) -> float:
         lag += 2
     summed = max(2 * pairs - 1, 1.0)
     tau = max(tau, summed / max(1 - 1.5 * summed / n, 1 / n))
-    # A first pair of uncorrelated noise is off zero by about 1 / sqrt(n); taking it at face value only costs power.
     return min(max(n / tau, 1.0), float(n))
 
 
@@ -762,12 +797,13 @@ def mann_whitney_greater(
 ) -> float:
     """The p-value of Mann-Whitney's U against "x tends to be larger than y".
 
-    Up to 20 independent values a side without ties the distribution of U is counted exactly (Mann & Whitney 1947, Ann. Math.
-    Statist. 18:50-60); otherwise the normal approximation with corrections for ties and continuity is used.
+    Up to 20 independent values a side without ties the distribution of U is counted exactly (Mann & Whitney
+    1947, Ann. Math. Statist. 18:50-60); otherwise the normal approximation with corrections for ties and
+    continuity is used.
 
-    x_worth, y_worth: effective sizes of autocorrelated samples. They take the place of the sizes in the variance, and
-    the statistic is then referred to Student's t with x_worth + y_worth - 2 degrees of freedom, because a variance that rests
-    on few independent values is itself uncertain.
+    x_worth, y_worth: effective sizes of autocorrelated samples. They take the place of the sizes in the
+    variance, and the statistic is then referred to Student's t with x_worth + y_worth - 2 degrees of freedom,
+    because a variance that rests on few independent values is itself uncertain.
     """
     m, n = len(x), len(y)
     m_worth, n_worth = m if x_worth is None else x_worth, n if y_worth is None else y_worth
@@ -791,7 +827,9 @@ def mann_whitney_greater(
 
 @lru_cache(maxsize=64)
 def _u_counts(m: int, n: int) -> tuple[int, ...]:
-    """How many orders of m and n distinct values give U = 0, 1, ... m * n: the coefficients of the Gaussian binomial."""
+    """How many orders of m and n distinct values give U = 0, 1, ... m * n: the coefficients of the Gaussian
+    binomial.
+    """
     counts = [1] + [0] * (m * n)
     for i in range(1, m + 1):
         # Multiply by (1 - q^(n + i)), then divide by (1 - q^i), both as power series cut off at m * n.
@@ -803,8 +841,9 @@ def _u_counts(m: int, n: int) -> tuple[int, ...]:
 
 
 def _as_normal(t: float, freedom: float) -> float:
-    """The normal deviate with nearly the same tail as Student's t (Wallace 1959, "Bounds on normal approximations to Student's
-    and the chi-square distributions", Ann. Math. Statist. 30:1121-1130); within 2 % of the tail from 5 degrees on."""
+    """The normal deviate with nearly the same tail as Student's t (Wallace 1959, "Bounds on normal
+    approximations to Student's and the chi-square distributions", Ann. Math. Statist. 30:1121-1130); within 2
+    % of the tail from 5 degrees on."""
     factor = (8 * freedom + 1) / (8 * freedom + 3)
     return math.copysign(factor * math.sqrt(freedom * math.log1p(t * t / freedom)), t)
 
@@ -812,8 +851,9 @@ def _as_normal(t: float, freedom: float) -> float:
 def fisher_greater(k1: int, n1: int, k2: int, n2: int) -> float:
     """The p-value of Fisher's exact test against "k1 of n1 is a larger share than k2 of n2".
 
-    The chance, k1 + k2 events given, that k1 or more of them fall to the first side (R. A. Fisher 1935, "The logic of
-    inductive inference", J. R. Stat. Soc. 98:39-82). Exact at any size; errors are few, so the sum is short.
+    The chance, k1 + k2 events given, that k1 or more of them fall to the first side (R. A. Fisher 1935, "The
+    logic of inductive inference", J. R. Stat. Soc. 98:39-82). Exact at any size; errors are few, so the sum
+    is short.
     """
     events, both = k1 + k2, n1 + n2
     lowest, highest = max(0, events - n2), min(events, n1)
@@ -841,8 +881,10 @@ def binomial_tail(k: int, n: int, p: float) -> float:
 def _tail(
     k: int, lowest: int, highest: int, mean: float, chance: Callable[[int], float], up: Callable[[int], float]
 ) -> float:
-    """The chance of k or more, for a distribution on lowest..highest with one peak near its mean, given chance(k) and
-    up(k) = chance(k + 1) / chance(k). Sums away from the peak, so that the first term is the largest and none is lost."""
+    """The chance of k or more, for a distribution on lowest..highest with one peak near its mean, given
+    chance(k) and up(k) = chance(k + 1) / chance(k). Sums away from the peak, so that the first term is the
+    largest and none is lost.
+    """
     if k <= lowest:
         return 1.0
     if k > mean:
@@ -866,10 +908,11 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def holm(p_values: Mapping[int, float], alpha: float, family: int) -> set[int]:
-    """The keys whose p-values stay significant when the chance of any false one among `family` tests shall be alpha.
+    """The keys whose p-values stay significant when the chance of any false one among `family` tests shall be
+    alpha.
 
-    Holm 1979. family may exceed the number of p-values: a metric that could not be tested still takes its share, so that
-    missing data never makes the others more eager.
+    Holm 1979. family may exceed the number of p-values: a metric that could not be tested still takes its
+    share, so that missing data never makes the others more eager.
     """
     accepted: set[int] = set()
     for done, key in enumerate(sorted(p_values, key=lambda key: p_values[key])):
@@ -879,7 +922,7 @@ def holm(p_values: Mapping[int, float], alpha: float, family: int) -> set[int]:
     return accepted
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Reading and writing
 
 
@@ -946,7 +989,7 @@ def _dump(data: object) -> str:
     return json.dumps(data, allow_nan=False, separators=(",", ":"), sort_keys=True)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # Command line
 
 
@@ -1005,7 +1048,9 @@ def render(verdict: Verdict) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Judge a recorded pair of windows again. Exit status: 0 pass, 1 fail, 3 hold, 2 a file or threshold that is wrong."""
+    """Judge a recorded pair of windows again. Exit status: 0 pass, 1 fail, 3 hold, 2 a file or threshold that
+    is wrong.
+    """
     parser = argparse.ArgumentParser(prog="python -m saltern.judge", description=main.__doc__)
     parser.add_argument("file", metavar="FILE", help="a record as JSON; - reads standard input")
     parser.add_argument(
@@ -1035,7 +1080,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(render(both.b))
         if options.set:
             print(
-                f"\nwith the recorded thresholds: {both.a.verdict}; changed: {', '.join(both.changed) or 'nothing'}"
+                f"\nwith the recorded thresholds: {both.a.verdict}; "
+                f"changed: {', '.join(both.changed) or 'nothing'}"
             )
     return {PASS: 0, FAIL: 1, HOLD: 3}[both.b.verdict]
 
