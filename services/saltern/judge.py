@@ -73,6 +73,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from bisect import bisect_left, bisect_right
 from collections import Counter
@@ -105,6 +106,12 @@ _MAX_LAG = 200
 # unit.
 _MAX_PERCENT = 200.0
 
+# No count, time or latency of this world is larger, and sums of squares of such numbers stay exact enough.
+_MAX_NUMBER = 1e12
+
+# The minion ids of machines whose samples can be in a window.
+_HOST_ID = re.compile(r"(prod|staging|proxy|redis|ops)[0-9]{1,4}")
+
 _NORMAL = NormalDist()
 
 
@@ -130,8 +137,8 @@ class Host:
     memory_percent: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.id, str) or not self.id:
-            raise JudgeError(f"hosts: id {self.id!r} is not a name; give the minion id")
+        if not isinstance(self.id, str) or not _HOST_ID.fullmatch(self.id):
+            raise JudgeError(f"hosts: id {self.id!r} is no minion id; it must match {_HOST_ID.pattern}")
         for name in ("cpu_percent", "memory_percent"):
             object.__setattr__(
                 self, name, _numbers(f"host {self.id}: {name}", getattr(self, name), highest=_MAX_PERCENT)
@@ -683,7 +690,7 @@ def _by_tail(ours: Sequence[float], theirs: Sequence[float], t: Thresholds) -> _
     here, there = quantile(sorted(ours), q), quantile(sorted(theirs), q)
     cut = quantile(sorted([*ours, *theirs]), q)
     slow_here, slow_there = [float(x > cut) for x in ours], [float(x > cut) for x in theirs]
-    worth_here, worth_there = effective_size(slow_here), effective_size(slow_there)
+    worth_here, worth_there = _worth_of_events(slow_here, slow_there), _worth_of_events(slow_there, slow_here)
     p = None
     if min(worth_here, worth_there) >= t.min_independent:
         # Rounded so that the canary's share of slow requests never grows by rounding.
@@ -703,6 +710,14 @@ def _by_tail(ours: Sequence[float], theirs: Sequence[float], t: Thresholds) -> _
         canary_independent=worth_here,
         baseline_independent=worth_there,
     )
+
+
+def _worth_of_events(events: Sequence[float], others: Sequence[float]) -> float:
+    """The effective size of a series of zeros and ones. Where all are alike, as with no slow request at all,
+    it says nothing about clusters, and is taken to cluster as the other side's events do.
+    """
+    seen = events if 0 < sum(events) < len(events) else others
+    return len(events) * effective_size(seen) / len(seen)
 
 
 def _is_worse(here: float, there: float, tolerance: float, minimum: float) -> bool:
@@ -870,7 +885,7 @@ def fisher_greater(k1: int, n1: int, k2: int, n2: int) -> float:
 def binomial_tail(k: int, n: int, p: float) -> float:
     """The chance of k or more events in n tries of probability p each."""
     if p <= 0 or p >= 1:
-        return 1.0 if k <= 0 or p >= 1 else 0.0
+        return float(k <= (n if p >= 1 else 0))
 
     def chance(i: int) -> float:
         return math.exp(_log_choose(n, i) + i * math.log(p) + (n - i) * math.log1p(-p))
@@ -887,6 +902,8 @@ def _tail(
     """
     if k <= lowest:
         return 1.0
+    if k > highest:
+        return 0.0
     if k > mean:
         term = total = chance(k)
         while k < highest and term > total * 1e-17:
@@ -931,16 +948,16 @@ def _kind(value: object) -> str:
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
 
 
-def _number(where: str, value: object, highest: float = math.inf) -> float:
+def _number(where: str, value: object, highest: float = _MAX_NUMBER) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise JudgeError(f"{where} is {_kind(value)}; a number is expected")
-    number = float(value)
-    if not math.isfinite(number) or number < 0 or number > highest:
+    # Written so that NaN fails, and an integer too large for a float never becomes one.
+    if not 0 <= value <= highest:
         raise JudgeError(f"{where}: {value} is not between 0 and {highest:g}")
-    return number
+    return float(value)
 
 
-def _numbers(where: str, values: object, highest: float = math.inf) -> tuple[float, ...]:
+def _numbers(where: str, values: object, highest: float = _MAX_NUMBER) -> tuple[float, ...]:
     if not isinstance(values, list | tuple):
         raise JudgeError(
             f"{where} is {_kind(values)}; a list of numbers is expected, empty when nothing was measured"
@@ -949,8 +966,8 @@ def _numbers(where: str, values: object, highest: float = math.inf) -> tuple[flo
 
 
 def _count(where: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise JudgeError(f"{where}: {value!r} is not a whole number from 0 on")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_NUMBER:
+        raise JudgeError(f"{where}: {value!r} is not a whole number from 0 to {_MAX_NUMBER:g}")
 
 
 def _names(kind: type) -> tuple[str, ...]:
@@ -981,7 +998,9 @@ def _load(where: str, text: str) -> object:
 
     try:
         return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except JudgeError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise JudgeError(f"{where}: not JSON: {error}") from None
 
 

@@ -34,7 +34,6 @@ At the last step production gets no traffic, so there is nothing to compare with
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -53,6 +52,10 @@ _REMEMBERED_COMMANDS = 64
 # Aborted releases that stay barred. A release older than this many aborts would have to be deployed by hand
 # anyway.
 _REMEMBERED_ABORTS = 256
+
+
+# Later than any clock will say; what is larger is milliseconds or worse.
+_MAX_SECONDS = 1e11
 
 
 class StepsError(ValueError):
@@ -222,10 +225,10 @@ class State:
             raise StepsError(f"state: phase {self.phase!r} is not one of {', '.join(PHASES)}")
         if self.phase != IDLE:
             _release("state", self.release)
-        for name, highest in (("share", 100), ("question", math.inf)):
+        for name, highest in (("share", 100), ("question", 10**9)):
             value = getattr(self, name)
             if type(value) is not int or not 0 <= value <= highest:
-                raise StepsError(f"state: {name} {value!r} is not a whole number from 0 to {highest:g}")
+                raise StepsError(f"state: {name} {value!r} is not a whole number from 0 to {highest}")
         for name in ("agreement", "passed", "approved"):
             if type(getattr(self, name)) is not bool:
                 raise StepsError(f"state: {name} {getattr(self, name)!r} is not true or false")
@@ -250,7 +253,7 @@ class State:
         acted on."""
         try:
             data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise StepsError(f"state: not JSON: {error}") from None
         return cls(**_known("state", data, cls))
 
@@ -438,8 +441,8 @@ def _not_under_way(state: State, command: Command) -> str:
 
 
 def _seconds(where: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise StepsError(f"{where}: {value!r} is not a number of seconds from 0 on")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MAX_SECONDS:
+        raise StepsError(f"{where}: {value!r} is not a number of seconds from 0 to {_MAX_SECONDS:g}")
     return float(value)
 
 

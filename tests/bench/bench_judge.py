@@ -98,7 +98,7 @@ def window(rng: random.Random, pool: str, traffic: Traffic) -> Window:
         latencies = [exp(at + spread * (value - 50.0)) for value in drift]
     hosts = tuple(
         Host(
-            f"{pool}{i + 1}",
+            f"{'staging' if pool == 'canary' else 'prod'}{i + 1}",
             series(rng, t.seconds, t.cpu, t.cpu_sd, t.cpu_correlation, t.cpu_noise),
             series(rng, t.seconds, t.memory, t.memory_sd, t.memory_correlation),
         )
