@@ -342,12 +342,21 @@ def _risen(plan: Plan, state: State, now: float) -> _Result:
         return _paused(replace(state, agreement=True, passed=True), reason)
     # A window that raised the share began before now, so it cannot raise it again, not even if the clock went
     # back.
-    state = _fresh(replace(state, share=above[0]), max(now, state.since))
+    state = _fresh(state, max(now, state.since), share=above[0])
     return state, (SetShare(state.share), *_wait(plan, state, now))
 
 
-def _fresh(state: State, now: float) -> State:
-    return replace(state, phase=STEPPING, since=now, agreement=False, passed=False, approved=False, reason="")
+def _fresh(state: State, now: float, **changes: Any) -> State:
+    return replace(
+        state,
+        phase=STEPPING,
+        since=now,
+        agreement=False,
+        passed=False,
+        approved=False,
+        reason="",
+        **changes,
+    )
 
 
 def _paused(state: State, reason: str) -> _Result:
@@ -384,7 +393,7 @@ def _start(plan: Plan, state: State, now: float, command: Command) -> _Result:
         return _refused(state, f"start: {command.release} is already promoted")
     if command.release == state.release and state.phase != IDLE:
         return state, _wait(plan, state, now)
-    state = _fresh(replace(state, release=command.release, share=plan.shares[0]), now)
+    state = _fresh(state, now, release=command.release, share=plan.shares[0])
     return state, (SetShare(state.share), *_wait(plan, state, now))
 
 

@@ -104,7 +104,7 @@ def test_a_better_canary_passes():
     assert verdict.verdict == "pass"
 
 
-# Hard limits ------------------------------------------------------------------------------------------------
+# Hard limits -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_one_saturated_machine_fails_a_canary_of_several():
     assert verdict.verdict == "fail"
 
 
-# No data is not good news -----------------------------------------------------------------------------------
+# No data is not good news ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_leaving_anything_out_never_turns_a_verdict_into_a_pass(data):
     assert judge(*sides, DEFAULT).verdict == "hold"
 
 
-# The traps --------------------------------------------------------------------------------------------------
+# The traps -------------------------------------------------------------------------------------------------
 
 
 def test_with_two_samples_a_side_chance_would_decide_so_the_judge_holds():
@@ -298,7 +298,7 @@ def test_a_memory_reading_that_never_moves_passes_within_tolerance_and_holds_bey
     assert found.canary_independent == 1.0
 
 
-# Effect and chance ------------------------------------------------------------------------------------------
+# Effect and chance -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -404,7 +404,7 @@ def test_the_pools_cannot_be_swapped():
         judge(PROD, CANARY, DEFAULT)
 
 
-# Records ----------------------------------------------------------------------------------------------------
+# Records ---------------------------------------------------------------------------------------------------
 
 percent = st.lists(st.floats(0, 100), max_size=5).map(tuple)
 machines = st.lists(
@@ -555,7 +555,7 @@ def test_a_record_can_be_judged_again_with_other_thresholds():
     assert found.changed == ("errors", "cpu", "memory")
 
 
-# Command line -----------------------------------------------------------------------------------------------
+# Command line ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

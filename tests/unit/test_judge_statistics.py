@@ -96,7 +96,7 @@ def test_quantiles_agree_with_numpy(values, q):
     )
 
 
-# Effective size ---------------------------------------------------------------------------------------------
+# Effective size --------------------------------------------------------------------------------------------
 
 
 def autoregressive(rng: random.Random, n: int, correlation: float) -> list[float]:
@@ -145,7 +145,7 @@ def test_the_effective_size_lies_between_one_and_the_size(values):
     assert 1.0 <= j.effective_size(values) <= len(values)
 
 
-# Several metrics --------------------------------------------------------------------------------------------
+# Several metrics -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
