@@ -634,8 +634,8 @@ def _host_metric(name: str, canary: Window, baseline: Window, t: Thresholds) -> 
     if not baseline.requests:
         return hold("production served no requests, so its cpu says nothing about the canary's")
     load = _load_per_machine(canary) / _load_per_machine(baseline)
-    # Loads within the tolerance of each other are alike; correcting for them would only need explaining.
-    if load <= t.tolerance:
+    # What would be shown as 1.00 is the same load.
+    if round(load, 2) <= 1:
         return _by_ranks(name, "%", ours, theirs, t.host_min_points, t)
     note = f"divided by {load:.2f}, the load per machine against production: "
     return _by_ranks(name, "%", [value / load for value in ours], theirs, t.host_min_points, t, note)

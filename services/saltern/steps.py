@@ -6,9 +6,10 @@ calls it stores the state, then carries out the actions. The state is plain data
 JSON.
 
 How a release travels
-    stepping   It has the share of its current step. The first pass after `step_seconds` takes it to the next
-               share, and from the last one to promoted. Holds, or no verdict at all, leave it where it is for
-               `hold_seconds` more; then it is paused and a person is asked.
+    stepping   It has the share of its current step. The first pass of a window that ended `step_seconds` or
+               more into the step takes it to the next share, and from the last one to promoted. Holds, or no
+               verdict at all, leave it where it is for `hold_seconds` more; then it is paused and a person is
+               asked.
     paused     A person is needed: the judge held too long, the next share is in `pause_before`, a person
                paused it, or the clock went back. The share stays. Resume gives the step a fresh start, except
                when a pass only lacked the person's agreement and nothing but passes came since: then it rises
@@ -18,8 +19,8 @@ How a release travels
                anywhere.
 
 Rules that hold whatever the order of events
-    - The share rises only by one step, only on a pass of a window that began at the current share, and not
-      before `step_seconds` at it. Starting a release at the first share is the one exception.
+    - The share rises only by one step, only on a pass of a window that began at the current share and ended
+      at least `step_seconds` after it was taken. Starting a release at the first share is the one exception.
     - After an abort the share is 0 and the release never comes back; both are kept in `latched`.
     - The same event twice is the same as once. A verdict is bound to its release and to the beginning of its
       window: the step it raised began later, so it cannot raise again. Commands carry an id and are
@@ -102,19 +103,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class Judged:
-    """A verdict of the judge: pass, fail or hold, for the window of this release that began at `started`
-    (Unix seconds)."""
+    """A verdict of the judge: pass, fail or hold, on this release's window from started to ended (Unix
+    seconds).
+    """
 
     release: str
     verdict: str
     started: float
+    ended: float
     reason: str = ""
 
     def __post_init__(self) -> None:
         _release("judged", self.release)
         if self.verdict not in ("pass", "fail", "hold"):
             raise StepsError(f"judged: verdict {self.verdict!r} is not pass, fail or hold")
-        _seconds("judged: started", self.started)
+        if _seconds("judged: ended", self.ended) < _seconds("judged: started", self.started):
+            raise StepsError(f"judged: ended {self.ended} is before started {self.started}")
 
 
 @dataclass(frozen=True)
@@ -314,11 +318,13 @@ def _judged(plan: Plan, state: State, now: float, event: Judged) -> _Result:
         return state, _wait(plan, state, now)
     if event.verdict == "fail":
         return _aborted(state, f"the judge at {state.share} %: {event.reason or 'fail'}")
-    if not state.since <= event.started <= now:
+    if not state.since <= event.started <= event.ended <= now:
         return _time_passed(plan, state, now, "no verdict on a window of this step")
     if state.phase == PAUSED and event.verdict == "hold":
         return replace(state, passed=False), ()
-    if state.phase == STEPPING and event.verdict == "pass" and now >= state.since + plan.step_seconds:
+    # By the window's own time: a pass too early for the step stays too early, however late it is delivered.
+    ripe = event.ended >= state.since + plan.step_seconds
+    if state.phase == STEPPING and event.verdict == "pass" and ripe:
         return _risen(plan, state, now)
     return _time_passed(plan, state, now, f"{event.verdict}: {event.reason}")
 

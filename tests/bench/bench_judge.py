@@ -172,7 +172,7 @@ NO_ERROR_LIMIT = Thresholds(error_limit_percent=100.0)
 FALSE_ALARMS = [
     # name of the figure, traffic of both sides, part of --windows, goal
     ("false alarms, A/A", CALM, 1.0, 1.0),
-    ("false alarms, A/A, latency per second", PER_SECOND, 0.1, None),
+    ("false alarms, A/A, latency per second", PER_SECOND, 0.05, None),
     ("false alarms, A/A, 300 s, drifting noisy cpu", NOISY, 0.1, None),
 ]
 CAUGHT = [
@@ -183,10 +183,10 @@ CAUGHT = [
         replace(PER_SECOND, error_rate=0.03),
         NINETEEN_TIMES,
         NO_ERROR_LIMIT,
-        0.1,
+        0.05,
         None,
     ),
-    ("latency +30 %", replace(CALM, latency_ms=52.0), CALM, None, 0.1, None),
+    ("latency +30 %", replace(CALM, latency_ms=52.0), CALM, None, 0.05, None),
     (
         "one request in twenty four times slower",
         replace(CALM, tail=0.05, tail_times=4.0),
@@ -195,8 +195,8 @@ CAUGHT = [
         0.1,
         None,
     ),
-    ("cpu +50 %, 60 s", replace(CALM, cpu=45.0), CALM, None, 0.1, None),
-    ("cpu +50 %, 300 s", replace(CALM, cpu=45.0, seconds=300), replace(CALM, seconds=300), None, 0.1, None),
+    ("cpu +50 %, 60 s", replace(CALM, cpu=45.0), CALM, None, 0.05, None),
+    ("cpu +50 %, 300 s", replace(CALM, cpu=45.0, seconds=300), replace(CALM, seconds=300), None, 0.05, None),
 ]
 
 

@@ -55,6 +55,15 @@ def test_fewer_independent_samples_make_the_same_difference_less_significant():
     assert p[0] < 1e-5 < 0.01 < p[-1]
 
 
+def test_effective_sizes_take_the_place_of_sizes_and_refer_to_students_t():
+    rng = random.Random(9)
+    x, y = [rng.gauss(3, 1) for _ in range(60)], [rng.gauss(0, 1) for _ in range(60)]
+    superiority = stats.mannwhitneyu(x, y).statistic / 3600
+    z = (superiority - 0.5 - 0.5 / 64) / math.sqrt((8 + 8 + 1) / (12 * 64))
+    assert j.mann_whitney_greater(x, y, 8, 8) == pytest.approx(stats.t.sf(z, 14), rel=0.02)
+    assert stats.norm.sf(z) < 0.8 * stats.t.sf(z, 14)
+
+
 @pytest.mark.parametrize("freedom", [8, 10, 20, 60, 300])
 @pytest.mark.parametrize("tail", [0.1, 0.05, 0.01, 0.002])
 def test_students_tail_is_within_three_per_cent_where_the_judge_decides(freedom, tail):
@@ -113,6 +122,14 @@ def test_the_effective_size_of_a_first_order_process_is_about_n_over_tau(correla
     expected = 600 * (1 - correlation) / (1 + correlation)
     found = sorted(j.effective_size(autoregressive(rng, 600, correlation)) for _ in range(101))
     assert 0.75 * expected <= found[50] <= 1.1 * expected
+
+
+@pytest.mark.parametrize(("n", "most"), [(20, 3.0), (60, 4.7)])
+def test_short_correlated_series_are_not_overrated(n, most):
+    rng = random.Random(10)
+    found = sorted(j.effective_size(j.ranks(autoregressive(rng, n, 0.9))) for _ in range(301))
+    # The truth is n / 19; a short series hides its correlation, and a careless estimate follows it.
+    assert found[150] < most
 
 
 def test_slow_drift_under_noise_is_seen_although_neighbours_hardly_resemble_each_other():

@@ -39,8 +39,10 @@ def command(kind: str, release: str = "v2", **more: object) -> Command:
     return Command(id=f"c{next(ids)}", kind=kind, release=release, **more)
 
 
-def judged(verdict: str, started: float, release: str = "v2", reason: str = "") -> Judged:
-    return Judged(release, verdict, started, reason)
+def judged(
+    verdict: str, started: float, ended: float | None = None, release: str = "v2", reason: str = ""
+) -> Judged:
+    return Judged(release, verdict, started, started + PLAN.step_seconds if ended is None else ended, reason)
 
 
 def started(plan: Plan = PLAN, now: float = BEGIN) -> State:
@@ -87,8 +89,10 @@ def test_starting_sets_the_first_share_and_says_when_to_look_again():
 @pytest.mark.parametrize(
     ("name", "event", "at"),
     [
-        ("a pass before the minimum time", judged("pass", BEGIN), 299),
-        ("a pass on a window from before the share", judged("pass", BEGIN - 1), 300),
+        ("a pass before the minimum time", judged("pass", BEGIN, BEGIN + 299), 299),
+        ("an early pass that is delivered late", judged("pass", BEGIN, BEGIN + 299), 400),
+        ("a pass on a window from before the share", judged("pass", BEGIN - 1, BEGIN + 300), 300),
+        ("a pass on a window that has not ended", judged("pass", BEGIN, BEGIN + 301), 300),
         ("a pass on a window from the future", judged("pass", BEGIN + 301), 300),
         ("a pass of another release", judged("pass", BEGIN, release="v3"), 300),
         ("a hold", judged("hold", BEGIN), 300),
@@ -102,7 +106,7 @@ def test_the_share_does_not_rise_on(name, event, at):
 
 
 def test_an_early_pass_is_not_kept_for_later():
-    state, _ = advance(PLAN, started(), BEGIN + 200, judged("pass", BEGIN))
+    state, _ = advance(PLAN, started(), BEGIN + 200, judged("pass", BEGIN, BEGIN + 200))
     state, _ = advance(PLAN, state, BEGIN + 300)
     assert state.share == 5
 
@@ -216,7 +220,7 @@ def test_abort_without_a_release_means_the_one_under_way():
 @pytest.mark.parametrize(
     ("name", "event", "reason"),
     [
-        ("holding", judged("hold", BEGIN + 1100, reason="cpu: 3 samples"), "hold: cpu: 3 samples"),
+        ("holding", judged("hold", BEGIN + 890, reason="cpu: 3 samples"), "hold: cpu: 3 samples"),
         ("silence", None, "no verdict from the judge"),
         ("old verdicts only", judged("pass", BEGIN - 5), "no verdict on a window of this step"),
     ],
@@ -234,7 +238,7 @@ def test_resume_gives_the_step_a_fresh_start():
     state, actions = advance(PLAN, state, BEGIN + 5000, command("resume"))
     assert actions == (Wait(BEGIN + 5300),)
     assert (state.phase, state.share, state.since) == ("stepping", 5, BEGIN + 5000)
-    state, _ = advance(PLAN, state, BEGIN + 5300, judged("pass", BEGIN + 4999))
+    state, _ = advance(PLAN, state, BEGIN + 5300, judged("pass", BEGIN + 4999, BEGIN + 5300))
     assert state.share == 5
     state, _ = advance(PLAN, state, BEGIN + 5300, judged("pass", BEGIN + 5000))
     assert state.share == 10
@@ -422,9 +426,10 @@ def test_a_bad_plan_is_refused_with_one_clear_line(data, message):
         (lambda: Command("1", "fly", "v2"), "command: 'fly' is not one of start"),
         (lambda: Command("1", "start"), "command start: release '' does not match"),
         (lambda: Command("1", "start", "../v2"), "release '../v2' does not match"),
-        (lambda: Judged("v2", "maybe", 0.0), "judged: verdict 'maybe' is not pass, fail or hold"),
-        (lambda: Judged("V 2", "pass", 0.0), "judged: release 'V 2' does not match"),
-        (lambda: Judged("v2", "pass", float("nan")), "judged: started: nan is not a number of seconds"),
+        (lambda: Judged("v2", "maybe", 0.0, 1.0), "judged: verdict 'maybe' is not pass, fail or hold"),
+        (lambda: Judged("V 2", "pass", 0.0, 1.0), "judged: release 'V 2' does not match"),
+        (lambda: Judged("v2", "pass", 2.0, 1.0), "judged: ended 1.0 is before started 2.0"),
+        (lambda: Judged("v2", "pass", float("nan"), 1.0), "judged: started: nan is not a number of seconds"),
         (lambda: advance(PLAN, State(), float("inf")), "steps: now: inf is not a number of seconds"),
     ],
 )

@@ -60,7 +60,8 @@ class Delivery(RuleBasedStateMachine):
         if isinstance(event, Judged):
             assert event.verdict == "pass"
             assert event.release == before.release
-            assert before.since <= event.started <= self.now
+            assert before.since <= event.started <= event.ended <= self.now
+            assert event.ended >= before.since + self.plan.step_seconds
             assert after.share not in self.plan.pause_before or before.approved
         else:
             # Only a person's agreement to a pass that had been reached at this very share.
@@ -101,14 +102,21 @@ class Delivery(RuleBasedStateMachine):
         age=st.sampled_from([0.0, 1.0, 99.0, 100.0, 150.0, 400.0]),
     )
     def any_verdict_arrives(self, release: str, verdict: str, age: float) -> Judged:
-        event = Judged(release, verdict, self.now - age, "said the judge")
+        event = Judged(release, verdict, self.now - age, self.now, "said the judge")
         self.feed(event)
         return event
 
     @rule(target=past_events, seconds=st.sampled_from([100.0, 120.0]))
     def the_step_passes(self, seconds: float) -> Judged:
-        event = Judged(self.state.release or "v1", "pass", max(self.state.since, self.now))
         self.now += seconds
+        event = Judged(self.state.release or "v1", "pass", self.now - seconds, self.now)
+        self.feed(event)
+        return event
+
+    @rule(target=past_events, early=st.sampled_from([0.5, 100.0]))
+    def a_pass_arrives_that_began_before_the_share(self, early: float) -> Judged:
+        self.now += 100.0
+        event = Judged(self.state.release or "v1", "pass", max(self.state.since - early, 0.0), self.now)
         self.feed(event)
         return event
 
