@@ -18,7 +18,7 @@ from saltern.shell import last_line
 
 PRODUCT = REPOSITORY / "services" / "product"
 AGENT_PACKAGE = REPOSITORY / "services" / "saltern"
-READY_SECONDS = 240.0
+READY_SECONDS = 180.0
 # The order of a machine's stages; "failed" may follow any of them.
 STAGES = ("waiting", "booted", "connected", "configuring", "ready")
 
@@ -109,19 +109,24 @@ def _machines(fleet: Fleet, wanted: tuple[str, ...], progress: Progress) -> None
                 progress.stage(name, "configuring")
         progress.tell(f"machines: {len(missing)} to make, {len(stopped)} to start, {len(running)} to check")
         _follow(fleet, wanted, progress, watch, creating)
-        failed = [name for name in wanted if progress.machines[name] != "ready"]
-        if failed:
+        if failed := _not_ready(wanted, progress):
             progress.tell(f"once more: {', '.join(failed)}")
+            again = [name for name in failed if machine.is_running(fleet, name)]
             for name in failed:
-                progress.stage(name, "configuring")
-            _apply(fleet, failed)
+                machine.start(fleet, name)
+                progress.stage(name, "configuring" if name in again else "booted")
+            if again:
+                _apply(fleet, again)
             _follow(fleet, failed, progress, watch, None)
-    failed = [name for name in wanted if progress.machines[name] != "ready"]
-    if failed:
+    if failed := _not_ready(wanted, progress):
         first = failed[0]
-        why = progress.faults.get(first, f"no answer; its console is {machine.folder(fleet, first) / 'console.log'}")
+        why = progress.faults.get(first, f"no answer in {READY_SECONDS:g} s; {machine.last_words(fleet, first)}")
         more = f" (and {len(failed) - 1} more: {', '.join(failed[1:])})" if failed[1:] else ""
         raise SalternError(f"{first}: {why}{more}; `./saltern up` goes on from here")
+
+
+def _not_ready(names: Iterable[str], progress: Progress) -> list[str]:
+    return [name for name in names if progress.machines[name] != "ready"]
 
 
 def _create(fleet: Fleet, names: list[str]) -> subprocess.Popen | None:
@@ -219,6 +224,11 @@ def _follow(
             event = understand(*watch.queue.get(timeout=0.5))
         except queue.Empty:
             progress.draw()
+            for name in pending:
+                if progress.machines[name] != "waiting" and not machine.is_running(fleet, name):
+                    progress.faults[name] = f"it ended: {machine.last_words(fleet, name)}"
+                    progress.stage(name, "failed")
+            pending -= {name for name in pending if progress.machines[name] == "failed"}
             continue
         if event is None:
             continue

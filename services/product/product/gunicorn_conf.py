@@ -1,6 +1,6 @@
 """How gunicorn serves the product: one worker process of several threads, a graceful stop, no surprises.
 
-Changed by the environment: PRODUCT_BIND, PRODUCT_THREADS, PRODUCT_ACCESS_LOG=1.
+Changed by the environment: PRODUCT_BIND, PRODUCT_THREADS, PRODUCT_GRACEFUL_SECONDS, PRODUCT_ACCESS_LOG=1.
 """
 
 import os
@@ -27,7 +27,7 @@ worker_class = "product.worker.DrainingThreadWorker"
 keepalive = 75
 
 # After SIGTERM: requests under way may take this long, then the process ends whatever they do. Seconds.
-graceful_timeout = 20
+graceful_timeout = int(os.environ.get("PRODUCT_GRACEFUL_SECONDS", "20"))
 timeout = 30
 
 # The worker's heartbeat file; on a disk, a stalled write would look like a dead worker.

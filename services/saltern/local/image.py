@@ -24,10 +24,10 @@ from saltern.shell import run
 RECIPE = 1
 BASE_PACKAGES = (
     "ca-certificates", "curl", "dbus", "iproute2", "less", "logrotate", "procps", "python3", "python3-venv",
-    "systemd", "systemd-sysv", "tzdata",
+    "systemd", "systemd-sysv", "tzdata", "unattended-upgrades",
 )  # fmt: skip
 ROLE_PACKAGES = (
-    "haproxy", "prometheus-alertmanager", "python3-aiosmtpd", "redis-server", "redis-tools", "unattended-upgrades",
+    "haproxy", "prometheus-alertmanager", "python3-aiosmtpd", "redis-server", "redis-tools",
 )  # fmt: skip
 MINION_VENV = "/opt/saltern/salt"
 SPACE_NEEDED_MIB = 3000

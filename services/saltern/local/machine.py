@@ -6,6 +6,7 @@ under the fleet's state folder holds `machine.json` (what it is), `upper` (what 
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shutil
@@ -20,10 +21,11 @@ from saltern.errors import SalternError
 from saltern.fleet import Fleet, role_of, write_atomically
 from saltern.local import cgroup, image, network
 from saltern.local.cgroup import Limits
-from saltern.shell import run
+from saltern.shell import last_line, run
 
 SPACE_NEEDED_MIB = 300
 STOP_SECONDS = 20.0
+BOOT_SECONDS = 15.0
 # A file that must sort before Debian's own 80-container-host0.network, or DHCP wins.
 NETWORK_FILE = "etc/systemd/network/10-saltern.network"
 
@@ -75,6 +77,13 @@ def load(fleet: Fleet, name: str) -> Machine:
     if values is None:
         raise SalternError(f"machine {name!r}: fleet {fleet.name} has none by this name; `salt-cloud -Q` lists them")
     return Machine.from_dict(values)
+
+
+def host_name(machine: Machine) -> str:
+    """What the machine is called on the host: its address in hex, so that its interface there, `vb-` and this, is
+    never shortened and is no other fleet's, whose subnet is another.
+    """
+    return f"m{int(ipaddress.IPv4Address(machine.address)):08x}"
 
 
 def is_running(fleet: Fleet, name: str) -> bool:
@@ -178,7 +187,7 @@ def _boot(fleet: Fleet, machine: Machine) -> None:
     entries = cgroup.make(group(fleet, machine.id), machine.limits)
     command = [
         "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--settings=no", "--link-journal=no",
-        "--resolv-conf=off", "--timezone=off", "--console=pipe", f"--machine={fleet.name}-{machine.id}",
+        "--resolv-conf=off", "--timezone=off", "--console=pipe", f"--machine={host_name(machine)}",
         f"--hostname={machine.id}", f"--directory={home / 'root'}", f"--network-bridge={fleet.bridge}",
         "--boot",
     ]  # fmt: skip
@@ -193,15 +202,20 @@ def _boot(fleet: Fleet, machine: Machine) -> None:
             preexec_fn=enter_groups,  # noqa: PLW1509
         )  # fmt: skip
     # The machine is up once its own init runs; the program that boots it says what is wrong by ending.
-    end = time.monotonic() + 15
-    while len(cgroup.processes(group(fleet, machine.id))) < 2:
+    end = time.monotonic() + BOOT_SECONDS
+    while _process(fleet, machine.id, "systemd") is None:
         if leader.poll() is not None or time.monotonic() > end:
-            lines = (home / "console.log").read_text(errors="replace").strip().splitlines()
-            raise SalternError(
-                f"machine {machine.id}: did not boot: {lines[-1] if lines else 'it said nothing'} "
-                f"(all of it: {home / 'console.log'})"
-            )
+            raise SalternError(f"machine {machine.id}: did not boot: {last_words(fleet, machine.id)}")
         time.sleep(0.02)
+
+
+def last_words(fleet: Fleet, name: str) -> str:
+    """The last line on a machine's console that says what happened, and where the rest is."""
+    path = folder(fleet, name) / "console.log"
+    text = path.read_text(errors="replace") if path.exists() else ""
+    # nspawn's own farewell after a failure; the line before it is the reason.
+    lines = [line for line in text.splitlines() if "we can't allow that" not in line]
+    return f"{last_line(chr(10).join(lines))} (all of it: {path})"
 
 
 def start(fleet: Fleet, name: str) -> None:
@@ -223,7 +237,7 @@ def stop(fleet: Fleet, name: str, *, orderly: bool = True) -> None:
     """
     with fleet.locked(f"machine-{name}"):
         load(fleet, name)
-        if orderly and (leader := _leader(fleet, name)):
+        if orderly and (leader := _process(fleet, name, "systemd-nspawn")):
             os.kill(leader, signal.SIGTERM)
             end = time.monotonic() + STOP_SECONDS
             while is_running(fleet, name) and time.monotonic() < end:
@@ -232,13 +246,13 @@ def stop(fleet: Fleet, name: str, *, orderly: bool = True) -> None:
         cgroup.remove(group(fleet, name))
 
 
-def _leader(fleet: Fleet, name: str) -> int | None:
-    """The process on the host that boots the machine: the one its others descend from."""
+def _process(fleet: Fleet, name: str, program: str) -> int | None:
+    """The first process of the machine that runs `program`: `systemd-nspawn` boots it, `systemd` is its init."""
     for pid in cgroup.processes(group(fleet, name)):
         try:
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd-nspawn":
+            if Path(f"/proc/{pid}/comm").read_text().strip() == program:
                 return pid
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
     return None
 
@@ -258,6 +272,9 @@ def _clear(fleet: Fleet, name: str) -> None:
     cgroup.kill(group(fleet, name))
     cgroup.remove(group(fleet, name))
     home = folder(fleet, name)
+    if found := fleet.inventory().get(name):
+        # The kernel takes its time to clear a dead machine's network; the next one by this address cannot wait.
+        network.delete_link(f"vb-{host_name(Machine.from_dict(found))}")
     end = time.monotonic() + 5
     while os.path.ismount(home / "root"):
         try:

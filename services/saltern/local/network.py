@@ -82,10 +82,19 @@ def up(fleet: Fleet) -> None:
 
 def down(fleet: Fleet) -> None:
     """Remove the bridge and the table; the last fleet to go puts the host's forwarding back as it was."""
-    if any(i["ifname"] == fleet.bridge for i in links()):
-        run(["ip", "link", "delete", fleet.bridge])
+    delete_link(fleet.bridge)
     run(["nft", "-f", "-"], text=f"table inet {fleet.table}\ndelete table inet {fleet.table}\n")
     _forwarding_off(fleet)
+
+
+def delete_link(name: str) -> None:
+    """Remove a network interface of this host, if it is there."""
+    if Path("/sys/class/net", name).exists():
+        try:
+            run(["ip", "link", "delete", name])
+        except SalternError:
+            if Path("/sys/class/net", name).exists():  # else the kernel was faster
+                raise
 
 
 def is_up(fleet: Fleet) -> bool:
