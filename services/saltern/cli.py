@@ -152,7 +152,8 @@ def _status(arguments: argparse.Namespace) -> int:
     for heading in ("machine", "role", "address", "state", "release", "memory", "cpus"):
         table.add_column(heading)
     for each in answer["machines"]:
-        state = Text(each["state"], STAGE_STYLE.get(each["state"], ""))
+        words = each["state"] if each["want"] in (None, "ready") else f"{each['state']}, {each['want']}"
+        state = Text(words, STAGE_STYLE.get(each["state"], ""))
         used = f"{each['memory_used']}/{each['memory']} MiB" if each["memory_used"] is not None else f"{each['memory']} MiB"
         table.add_row(
             each["id"], each["role"], each["address"], state, each["release"] or "", used, f"{each['cpus']:g}"
@@ -160,8 +161,8 @@ def _status(arguments: argparse.Namespace) -> int:
     console = Console()
     console.print(table)
     print("\n".join(f"{name:<10} {url}" for name, url in answer["urls"].items()))
-    if not answer["master"]:
-        print("the Salt master does not answer; `./saltern up` starts it")
+    for note in answer["notes"]:
+        print(f"note: {note}")
     return 0
 
 
