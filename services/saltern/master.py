@@ -127,7 +127,7 @@ def start(fleet: Fleet) -> None:
     with console.open("wb") as out:
         process = subprocess.Popen(
             [program("salt-master"), "-c", str(fleet.etc)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=enter_groups,  # noqa: PLW1509
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=enter_groups,
             cwd=fleet.state_dir,
         )  # fmt: skip
     end = time.monotonic() + START_SECONDS

@@ -120,7 +120,9 @@ def _machines(fleet: Fleet, wanted: tuple[str, ...], progress: Progress) -> None
             _follow(fleet, failed, progress, watch, None)
     if failed := _not_ready(wanted, progress):
         first = failed[0]
-        why = progress.faults.get(first, f"no answer in {READY_SECONDS:g} s; {machine.last_words(fleet, first)}")
+        why = progress.faults.get(
+            first, f"no answer in {READY_SECONDS:g} s; {machine.last_words(fleet, first)}"
+        )
         more = f" (and {len(failed) - 1} more: {', '.join(failed[1:])})" if failed[1:] else ""
         raise SalternError(f"{first}: {why}{more}; `./saltern up` goes on from here")
 
@@ -189,7 +191,7 @@ def understand(tag: str, data: Mapping) -> tuple[str, str, object] | None:
     if parts[:2] == ["salt", "job"] and data.get("fun") in ("state.apply", "state.highstate"):
         if parts[3:] == ["new"]:
             return ",".join(data.get("minions", [])), "configuring", None
-        if parts[3:4] == ["ret"] and not data.get("arg", [None])[0:1] == ["test"]:
+        if parts[3:4] == ["ret"]:
             return parts[4], "returned", data.get("return")
     return None
 
