@@ -60,14 +60,11 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--purge", action="store_true", help="remove the machine image too")
     each = add("doctor", "say what this machine lacks, and the remedy")
     each.add_argument("--subnet", metavar="CIDR", help="the network to look for")
-    each = commands.add_parser(
-        "test", help="run the tests", description="Run the tests; without names, every kind."
-    )
-    each.add_argument(
-        "kinds",
-        nargs="*",
-        metavar="KIND",
-        help=f"of {', '.join(TEST_KINDS)}; or pytest's own arguments after --",
+    commands.add_parser(
+        "test",
+        help="run the tests",
+        description=f"Run the tests: of every kind, or of those named ({', '.join(TEST_KINDS)}). "
+        "Whatever else is given goes to pytest.",
     )
     each = commands.add_parser("bench", help="measure", description="Measure one of the benches.")
     each.add_argument("name", metavar="NAME", help="which; `list` names them")
@@ -81,7 +78,10 @@ TEST_KINDS = ("unit", "functional", "integration", "e2e", "browser")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when it did what it says, 130 when it was interrupted."""
-    chosen = parser().parse_args(arguments)
+    chosen, others = parser().parse_known_args(arguments)
+    if others and chosen.command != "test":
+        parser().error(f"{chosen.command}: unknown arguments: {' '.join(others)}")
+    chosen.others = others
     try:
         return {
             "up": _up, "status": _status, "down": _down, "doctor": _doctor, "test": _test, "bench": _bench,
@@ -89,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SalternError as error:
         print(f"saltern: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; say no more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"\nsaltern: interrupted; run `./saltern {chosen.command}` again to go on", file=sys.stderr)
         return 130
@@ -219,10 +223,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    kinds = [k for k in arguments.kinds if k in TEST_KINDS]
-    others = [k for k in arguments.kinds if k not in TEST_KINDS]
-    folders = [str(REPOSITORY / "tests" / kind) for kind in kinds or TEST_KINDS]
-    if not kinds or "unit" in kinds or "functional" in kinds:
+    kinds = [k for k in arguments.others if k in TEST_KINDS]
+    others = [k for k in arguments.others if k not in TEST_KINDS]
+    folders = [str(REPOSITORY / "tests" / kind) for kind in kinds]
+    if not kinds and not any((REPOSITORY / each.partition("::")[0]).exists() for each in others):
+        folders = [str(REPOSITORY / "tests" / kind) for kind in TEST_KINDS]
+    if len(folders) > 1 or "functional" in kinds:
         folders.append(str(REPOSITORY / "services"))
     _exec([master.program("pytest"), *folders, *others])
     return 1
