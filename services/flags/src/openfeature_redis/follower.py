@@ -42,7 +42,9 @@ class Owner(Protocol):
 class Follower(threading.Thread):
     """One thread and at most one connection. `settled` is set once the first round has succeeded or failed."""
 
-    def __init__(self, source: Source, key: str, revision_key: str | None, resync: float, owner: Owner) -> None:
+    def __init__(
+        self, source: Source, key: str, revision_key: str | None, resync: float, owner: Owner
+    ) -> None:
         super().__init__(name=f"openfeature-redis {key}", daemon=True)
         self.settled = threading.Event()
         self.last_fault: Fault | None = None
@@ -101,7 +103,7 @@ class Follower(threading.Thread):
         if self._stopping.is_set():
             return
         self.last_fault = Fault(f"flags are not being followed: {why}")
-        log.info("%s", self.last_fault.message)
+        log.debug("%s", self.last_fault.message)
         self._owner.report(self.last_fault)
 
     def _follow(self, address: Address) -> None:

@@ -72,7 +72,9 @@ class Held:
             return Outcome(Fault(f"{reading.server} has no flag set; answering from the last one"))
         if not self._believable(reading.revision, now):
             return Outcome(
-                Fault(f"{reading.server} is at revision {reading.revision}, behind {self._revision}; waiting for it")
+                Fault(
+                    f"{reading.server} is at revision {reading.revision}, behind {self._revision}; waiting for it"
+                )
             )
         try:
             document = reading.document.decode()

@@ -118,7 +118,9 @@ class RedisProvider(AbstractProvider):
         if sentinel is None:
             return cls(addresses, **login, **options)
         if not sentinel.get("service"):
-            raise ValueError('configuration: "sentinel" has no "service"; give the primary\'s name in Sentinel')
+            raise ValueError(
+                'configuration: "sentinel" has no "service"; give the primary\'s name in Sentinel'
+            )
         return cls(
             addresses,
             sentinel=sentinel["service"],
@@ -249,7 +251,11 @@ class RedisProvider(AbstractProvider):
                 log.warning("flags %s: %s", self._health.state.value, fault.message)
                 code = fault.code if event is ProviderEvent.PROVIDER_ERROR else None
                 self._emit(event, message=fault.message, error_code=code)
-            return 0.0 if before.state is State.NEW and fault else health.next_look(self._health, now, self._grace)
+            return (
+                0.0
+                if before.state is State.NEW and fault
+                else health.next_look(self._health, now, self._grace)
+            )
 
     def _may_emit(self) -> bool:
         """Not before the SDK has recorded how initialize ended, or it would overwrite what we say."""

@@ -49,7 +49,14 @@ class Address:
         host, colon, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
         bare_v6 = ":" in host and not text.startswith("[")
-        if not colon or not host or bare_v6 or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        if (
+            not colon
+            or not host
+            or bare_v6
+            or not port.isascii()
+            or not port.isdigit()
+            or not 0 < int(port) < 65536
+        ):
             raise ValueError(f"address {text!r} is not host:port, [v6]:port or the /path of a Unix socket")
         return cls(host=host, port=int(port))
 
