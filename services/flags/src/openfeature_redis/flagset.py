@@ -1,8 +1,9 @@
-"""Writing the flag set: validated whole, compared and set, with a history that says who, why and when, and undo.
+"""Writing the flag set: validated whole, compared and set, with a history that says who, why and when, and
+undo.
 
-Every write is one atomic Lua step on the primary: it sets the document if it is still the one the caller saw, adds
-the change to the history, bumps the revision and publishes the new number. `client` is a redis-py client of the
-primary throughout, with or without decode_responses.
+Every write is one atomic Lua step on the primary: it sets the document if it is still the one the caller saw,
+adds the change to the history, bumps the revision and publishes the new number. `client` is a redis-py client
+of the primary throughout, with or without decode_responses.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Change:
-    """One write. when: seconds since the epoch by the primary's clock; 0 and an old revision when nothing changed."""
+    """One write. when: seconds since the epoch by the primary's clock; 0 when nothing had to be written."""
 
     revision: int
     who: str
@@ -123,7 +124,7 @@ NAMES = Names()
 
 
 def parse(text: str | bytes) -> dict[str, Any]:
-    """Read a flag set from JSON text. Raises BadFlagSet for text that is not JSON, and for what `validate` refuses."""
+    """Read a flag set from JSON text. Raises BadFlagSet for what is not JSON or what `validate` refuses."""
 
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
@@ -154,7 +155,7 @@ def validate(document: Any) -> None:
         raise BadFlagSet([schema.Fault("$", f"flagd-core cannot load it: {error}")]) from error
 
 
-# -- edits: pure, a document in and a new one out -----------------------------------------------------------------
+# -- edits: pure, a document in and a new one out
 
 
 def with_default(document: Mapping[str, Any], key: str, variant: str) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def with_state(document: Mapping[str, Any], key: str, state: str) -> dict[str, A
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Keys of flags that are new, gone or different; all of them when shared evaluators or metadata differ."""
+    """Keys of flags that are new, gone or different; all when shared evaluators or metadata differ."""
     old, new = before.get("flags", {}), after.get("flags", {})
     if any(_text(before.get(part)) != _text(after.get(part)) for part in ("$evaluators", "metadata")):
         return sorted(old.keys() | new.keys())
@@ -193,11 +194,11 @@ def _flag(document: Mapping[str, Any], key: str) -> dict[str, Any]:
     return flags[key]
 
 
-# -- reading ------------------------------------------------------------------------------------------------------
+# -- reading
 
 
 def read(client: redis.Redis, names: Names = NAMES) -> Stored:
-    """The flag set and the revision, read in one step. Raises BadFlagSet when the key holds no JSON object."""
+    """The flag set and the revision, read in one step. Raises BadFlagSet when the key holds no flags."""
     raw, revision = client.mget([names.document, names.revision])
     text = None if raw is None else _str(raw)
     try:
@@ -228,7 +229,7 @@ def history(client: redis.Redis, limit: int = 20, names: Names = NAMES) -> list[
     return [_change(entry, fields) for entry, fields in client.xrevrange(names.history, count=limit)]
 
 
-# -- writing ------------------------------------------------------------------------------------------------------
+# -- writing
 
 
 def write(
@@ -243,10 +244,10 @@ def write(
 ) -> Change:
     """Make this the flag set.
 
-    who, why: for the history, neither may be empty. expected: what the caller saw (from `read`); without it whatever
-    is there at the moment of writing is replaced, and a broken document can be mended.
-    Writing what is already there changes nothing and is answered with the present revision and no changed keys.
-    Raises BadFlagSet, Conflict when something else is there by now, Unconfirmed, ValueError.
+    who, why: for the history, neither may be empty. expected: what the caller saw (from `read`); without it
+    whatever is there at the moment of writing is replaced, and a broken document can be mended. Writing what
+    is already there changes nothing and is answered with the present revision and no changed keys. Raises
+    BadFlagSet, Conflict when something else is there by now, Unconfirmed, ValueError.
     """
     _accountable(who, why)
     validate(document)
@@ -304,9 +305,9 @@ def undo(
 ) -> Change:
     """Take back the newest change, or every change from `revision` on, by restoring the set from before it.
 
-    The undoing is a change like any other: it is in the history and can itself be undone. A set that was written
-    past this module since then (by redis-cli, say) is not overwritten.
-    Raises NoSuchFlag when there is nothing to undo, and what `write` raises.
+    The undoing is a change like any other: it is in the history and can itself be undone. A set that was
+    written past this module since then (by redis-cli, say) is not overwritten. Raises NoSuchFlag when there
+    is nothing to undo, and what `write` raises.
     """
     entries = client.xrevrange(names.history, count=1 if revision is None else HISTORY_LENGTH * 2)
     found = [_fields(fields) for _, fields in entries]
@@ -374,8 +375,8 @@ def _compare_and_set(
         raise Conflict("flags: somebody else changed the set in between; nothing was written")
     if confirm is not None and answers[1] < confirm.replicas:
         raise Unconfirmed(
-            f"flags: revision {revision} is written, but {answers[1]} of {confirm.replicas} replicas confirmed it "
-            f"within {confirm.timeout:g} s"
+            f"flags: revision {revision} is written, but {answers[1]} of {confirm.replicas} replicas "
+            f"confirmed it within {confirm.timeout:g} s"
         )
     return Change(int(revision), who, why, _when(entry), tuple(changed))
 

@@ -1,8 +1,9 @@
 """The thread that keeps a process's flag set equal to the one in Redis.
 
-It asks Redis to announce changes (CLIENT TRACKING in broadcast mode, which replicas of Redis 6 and later offer to any
-user) and reads the document again on every announcement. It also reads it every `resync` seconds, so that a lost
-announcement costs at most that; the same read finds a dead link and a replica that has lost its primary.
+It asks Redis to announce changes (CLIENT TRACKING in broadcast mode, which replicas of Redis 6 and later
+offer to any user) and reads the document again on every announcement. It also reads it every `resync`
+seconds, so that a lost announcement costs at most that; the same read finds a dead link and a replica that
+has lost its primary.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Owner(Protocol):
 
 
 class Follower(threading.Thread):
-    """One thread and at most one connection. `settled` is set once the first round has succeeded or failed."""
+    """One thread, at most one connection. `settled` is set once the first round has succeeded or failed."""
 
     def __init__(
         self, source: Source, key: str, revision_key: str | None, resync: float, owner: Owner

@@ -43,9 +43,9 @@ def step(
 ) -> tuple[Health, ProviderEvent | None]:
     """The next state and the event to emit, if any.
 
-    A fault makes a READY provider STALE at once and a STALE one ERROR once `grace` seconds have passed since it
-    began. A NEW provider that can answer from somewhere becomes READY first, so that STALE follows READY as the
-    specification orders them; one that cannot answer is in ERROR.
+    A fault makes a READY provider STALE at once and a STALE one ERROR once `grace` seconds have passed since
+    it began. A NEW provider that can answer from somewhere becomes READY first, so that STALE follows READY
+    as the specification orders them; one that cannot answer is in ERROR.
     """
     if fault is None:
         if health.state is State.READY:

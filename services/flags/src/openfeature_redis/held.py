@@ -13,15 +13,15 @@ from openfeature.exception import ErrorCode, ProviderNotReadyError
 
 from openfeature_redis.health import Fault
 
-# How long (seconds) a lower revision must be seen before it is believed. A replica that lags catches up well within
-# this; a failover that lost writes, or a restored backup, does not.
+# How long (seconds) a lower revision must be seen before it is believed. A replica that lags catches up well
+# within this; a failover that lost writes, or a restored backup, does not.
 DISBELIEF = 2.0
 EMPTY = '{"flags": {}}'
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a server answered: the document's bytes (None when the key is absent), the revision, and who said so."""
+    """What a server answered: the document (None when the key is absent), the revision, and who said so."""
 
     document: bytes | None
     revision: int | None
@@ -30,7 +30,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Outcome:
-    """fault: why the held set may not be the wanted one. changed: keys that differ now; None when the set was kept."""
+    """fault: why the held set may be the wrong one. changed: keys that differ now, None when it was kept."""
 
     fault: Fault | None = None
     changed: Sequence[str] | None = None
@@ -51,7 +51,7 @@ class Unloaded:
 
 
 class Held:
-    """The flag set in force. `evaluator` answers from it; it is flagd-core itself, with nothing in between."""
+    """The flag set in force. `evaluator` answers from it: flagd-core itself, with nothing in between."""
 
     def __init__(self) -> None:
         self.evaluator: Evaluator | Unloaded = Unloaded()
@@ -72,9 +72,7 @@ class Held:
             return Outcome(Fault(f"{reading.server} has no flag set; answering from the last one"))
         if not self._believable(reading.revision, now):
             return Outcome(
-                Fault(
-                    f"{reading.server} is at revision {reading.revision}, behind {self._revision}; waiting for it"
-                )
+                Fault(f"{reading.server} is at revision {reading.revision}, behind {self._revision}; waiting")
             )
         try:
             document = reading.document.decode()
@@ -86,17 +84,18 @@ class Held:
         return Outcome(changed=changed)
 
     def load(self, document: str) -> list[str]:
-        """Put the document in force and return the keys that changed. Raises NotAFlagSet and then keeps the old."""
+        """Put the document in force and return the keys that changed. Raises NotAFlagSet and keeps the old."""
         try:
             data = json.loads(document)
             texts = {key: json.dumps(flag, sort_keys=True) for key, flag in data["flags"].items()}
             metadata = data.get("metadata", {})
             moved = self._core.set_flags_and_get_changed_keys(data)
         except Exception as error:
-            # flagd-core lets whatever the odd document provokes escape: TypeError, AttributeError, re.error ...
+            # flagd-core lets whatever the odd document provokes escape: TypeError, AttributeError, re.error
+            # ...
             raise NotAFlagSet(f"{type(error).__name__}: {error}") from error
-        # flagd-core compares as Python does, where 1, 1.0 and true are equal; the text tells them apart. Its own
-        # list adds the flags that changed through a shared $evaluators rule.
+        # flagd-core compares as Python does, where 1, 1.0 and true are equal; the text tells them apart. Its
+        # own list adds the flags that changed through a shared $evaluators rule.
         edited = {key for key in texts.keys() | self._texts.keys() if texts.get(key) != self._texts.get(key)}
         if metadata != self._metadata:
             edited |= texts.keys()

@@ -27,8 +27,9 @@ from openfeature_redis.wire import Address, Login
 
 log = logging.getLogger("openfeature_redis")
 
-# Held while a flag set is swapped or an event is emitted, and around every fork: a child must not inherit a lock
-# that one of our threads held at that moment. One for the process, because a fork concerns all providers.
+# Held while a flag set is swapped or an event is emitted, and around every fork: a child must not inherit a
+# lock that one of our threads held at that moment. One for the process, because a fork concerns all
+# providers.
 _quiet = threading.RLock()
 _providers: weakref.WeakSet[RedisProvider] = weakref.WeakSet()
 
@@ -39,8 +40,8 @@ _UNANNOUNCED = 0.02
 class RedisProvider(AbstractProvider):
     """Feature flags from one Redis key that holds a flagd document.
 
-    Evaluation is flagd-core's, in memory, without any network. A thread follows the key; it starts with `initialize`
-    and again in every forked child. While Redis is away the last set stays in force.
+    Evaluation is flagd-core's, in memory, without any network. A thread follows the key; it starts with
+    `initialize` and again in every forked child. While Redis is away the last set stays in force.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class RedisProvider(AbstractProvider):
     ) -> None:
         """Nothing is opened or started here.
 
-        addresses: `host:port`, `[v6]:port` or a Unix socket's `/path`; the primary first, then replicas, which are
+        addresses: `host:port`, `[v6]:port` or a Unix socket's `/path`; the primary first, then replicas,
+        which are
             preferred for reading. With `sentinel`, the addresses of the Sentinels.
         sentinel: name of the primary in Sentinel.
         username, password: ACL user of the Redis servers; the `sentinel_` pair is for the Sentinels.
         tls: True for the system's certificate authorities, or a context; applies to Redis and Sentinel.
-        key: where the document is. revision_key: the counter that grows with every write, None when there is none;
+        key: where the document is. revision_key: the counter that grows with every write, None when there is
+        none;
             with it a lagging replica cannot turn flags back.
         snapshot: file to keep the last set in.
         resync: seconds between reads when nothing is announced; the most a lost announcement costs.
@@ -103,7 +106,8 @@ class RedisProvider(AbstractProvider):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **options: Any) -> RedisProvider:
-        """Make a provider from `{"redis": {"addresses", "username", "password"}, "sentinel": {... "service"}}`.
+        """Make a provider from `{"redis": {"addresses", "username", "password"}, "sentinel": {...
+        "service"}}`.
 
         `sentinel` is optional and then its addresses are used; options are those of the constructor.
         Raises ValueError naming what is missing.
@@ -130,7 +134,7 @@ class RedisProvider(AbstractProvider):
             **options,
         )
 
-    # -- evaluation: flagd-core's, with nothing added ------------------------------------------------------------
+    # -- evaluation: flagd-core's, with nothing added
 
     def resolve_boolean_details(
         self, flag_key: str, default_value: bool, evaluation_context: EvaluationContext | None = None
@@ -165,7 +169,7 @@ class RedisProvider(AbstractProvider):
     def get_metadata(self) -> Metadata:
         return self._metadata
 
-    # -- life ----------------------------------------------------------------------------------------------------
+    # -- life
 
     def attach(self, on_emit: Any) -> None:
         super().attach(on_emit)
@@ -175,7 +179,8 @@ class RedisProvider(AbstractProvider):
     def initialize(self, evaluation_context: EvaluationContext) -> None:
         """Read the flag set, from the snapshot when Redis cannot be reached, and start following it.
 
-        Raises GeneralError when there is no set at all; the provider keeps trying and becomes READY by itself.
+        Raises GeneralError when there is no set at all; the provider keeps trying and becomes READY by
+        itself.
         """
         self._wanted = True
         self._health = Health()
@@ -220,7 +225,7 @@ class RedisProvider(AbstractProvider):
         self._awaiting_sdk = False
         self._start()
 
-    # -- what the follower tells us ------------------------------------------------------------------------------
+    # -- what the follower tells us
 
     def has_flags(self) -> bool:
         return self._held.document is not None

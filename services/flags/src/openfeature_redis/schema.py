@@ -1,9 +1,9 @@
 """What a flag set may look like: flagd's published rules as data, and the reader that applies them.
 
 Sources: the flag definition and custom operation pages of https://flagd.dev/reference/ and the operations of
-https://jsonlogic.com. Beyond the published JSON schema it refuses what would load but fail at evaluation (a default
-or a targeted variant that does not exist, a reference to no evaluator) and what flagd-core cannot load (an unknown
-field of a flag). Every fault carries its JSON path.
+https://jsonlogic.com. Beyond the published JSON schema it refuses what would load but fail at evaluation (a
+default or a targeted variant that does not exist, a reference to no evaluator) and what flagd-core cannot
+load (an unknown field of a flag). Every fault carries its JSON path.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def load(path: Path) -> str | None:
 def save(path: Path, document: str) -> None:
     """Replace the snapshot in one step; several processes may share it. Raises OSError.
 
-    Not synced to the platter: a reader of a torn file is told so by the parser, and a flip does not wait for a disk.
+    Not synced to the platter: a reader of a torn file is told so by the parser, and a flip does not wait for
+    a disk.
     """
     try:
         if load(path) == document:

@@ -9,8 +9,8 @@ from typing import Any
 
 from openfeature_redis.wire import Address, Connection, Login, Lost, Refused
 
-# Redis pings its replicas every 10 s (repl-ping-replica-period) unless told otherwise, so a replica that has heard
-# nothing for longer than that plus slack is cut off, whatever its link status says.
+# Redis pings its replicas every 10 s (repl-ping-replica-period) unless told otherwise, so a replica that has
+# heard nothing for longer than that plus slack is cut off, whatever its link status says.
 SILENCE_LIMIT = 15
 
 
@@ -46,7 +46,7 @@ class Known:
 
 
 def preference(known: Known, shuffle: Callable[[list[Address]], None]) -> list[Address]:
-    """Replicas first, in an order of chance so that readers spread; then the primary; then the doubtful ones."""
+    """Replicas first, in an order of chance so that readers spread; the primary; then the doubtful ones."""
     healthy = [address for address in known.healthy if address != known.primary]
     shuffle(healthy)
     primary = [known.primary] if known.primary else []
@@ -55,7 +55,7 @@ def preference(known: Known, shuffle: Callable[[list[Address]], None]) -> list[A
 
 
 def candidates(source: Source) -> list[Address]:
-    """Addresses to read from, best first. Asks a Sentinel when there is one; raises Lost when none answers."""
+    """Addresses to read from, best first. Asks a Sentinel if there is one; raises Lost when none answers."""
     if source.service is None:
         first, *others = source.addresses
         return preference(Known(first, others, ()), random.shuffle)

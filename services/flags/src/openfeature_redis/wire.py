@@ -1,8 +1,8 @@
 """A Redis connection that can be pushed to: RESP3 over TCP, TLS or a Unix socket.
 
-Redis tells a client that a key changed (CLIENT TRACKING) on the client's own connection, so this connection has to be
-read between commands. Client libraries hide exactly that, so the provider speaks the protocol itself: the whole of
-RESP3 (https://redis.io/docs/latest/develop/reference/protocol-spec/) is one function.
+Redis tells a client that a key changed (CLIENT TRACKING) on the client's own connection, so this connection
+has to be read between commands. Client libraries hide exactly that, so the provider speaks the protocol
+itself: the whole of RESP3 (https://redis.io/docs/latest/develop/reference/protocol-spec/) is one function.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Login:
-    """How to enter: ACL user name (None is Redis' `default` user), password, TLS context (None is plain TCP)."""
+    """How to enter: ACL user (None is Redis' `default` user), password, TLS context (None is plain TCP)."""
 
     username: str | None = None
     password: str | None = None
@@ -182,7 +182,7 @@ class Connection:
         return blob
 
     def _read(self) -> tuple[bool, Any]:
-        """One whole value; the flag says whether Redis pushed it. Errors come back as values, to keep the count."""
+        """One whole value; the flag says whether Redis pushed it. Errors are values, to keep the count right."""
         line = self._line()
         kind, rest = line[:1], line[1:]
         if kind == b"$" or kind == b"=" or kind == b"!":
