@@ -258,7 +258,7 @@ def write(
             seen = read(client, names)
         except BadFlagSet:
             raw, revision = client.mget([names.document, names.revision])
-            seen = Stored(_str(raw), {}, int(revision or 0))
+            seen = Stored(None if raw is None else _str(raw), {}, int(revision or 0))
         try:
             return _compare_and_set(client, seen, document, who, why, names, confirm)
         except Conflict:
@@ -322,7 +322,7 @@ def undo(
     if target is None:
         known = f"{found[-1]['revision']} to {found[0]['revision']}"
         raise NoSuchFlag(f"flags: revision {revision} is not a change of the flags; the history has {known}")
-    before = json.loads(target["before"] if target["existed"] == "1" else EMPTY)
+    before = parse(target["before"] if target["existed"] == "1" else EMPTY)
     reason = why or f"undo of revision {target['revision']} ({target['why']})"
     return write(client, before, who=who, why=reason, expected=seen, names=names, confirm=confirm)
 

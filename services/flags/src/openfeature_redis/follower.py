@@ -109,11 +109,12 @@ class Follower(threading.Thread):
 
     def _follow(self, address: Address) -> None:
         """Follow one server until it fails. Raises OSError and Refused."""
-        connection = Connection(address, self._source.login, self._source.timeout)
+        connection = Connection(address, self._source.login.tls, self._source.timeout)
         self._connection = connection
         try:
             if self._stopping.is_set():
                 return
+            connection.enter(self._source.login)
             connection.call(["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._key])
             wait = self._look(connection)
             while not self._stopping.is_set():

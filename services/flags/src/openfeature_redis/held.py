@@ -50,12 +50,17 @@ class Unloaded:
     resolve_float_value = resolve_object_value = _refuse
 
 
+def _has_boolean(variants: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, bool) for value in variants.values())
+
+
 class Held:
     """The flag set in force. `evaluator` answers from it: flagd-core itself, with nothing in between."""
 
     def __init__(self) -> None:
         self.evaluator: Evaluator | Unloaded = Unloaded()
         self.document: str | None = None
+        self.booleans: frozenset[str] = frozenset()
         self._core = FlagdCore()
         self._texts: Mapping[str, str] = {}
         self._metadata: Mapping[str, Any] = {}
@@ -84,10 +89,11 @@ class Held:
         return Outcome(changed=changed)
 
     def load(self, document: str) -> list[str]:
-        """Put the document in force and return the keys that changed. Raises NotAFlagSet and keeps the old."""
+        """Put the document in force; returns the keys that changed. Raises NotAFlagSet and keeps the old."""
         try:
             data = json.loads(document)
             texts = {key: json.dumps(flag, sort_keys=True) for key, flag in data["flags"].items()}
+            booleans = [key for key, flag in data["flags"].items() if _has_boolean(flag["variants"])]
             metadata = data.get("metadata", {})
             moved = self._core.set_flags_and_get_changed_keys(data)
         except Exception as error:
@@ -100,6 +106,7 @@ class Held:
         if metadata != self._metadata:
             edited |= texts.keys()
         self.document, self._texts, self._metadata = document, texts, metadata
+        self.booleans = frozenset(booleans)
         self.evaluator = self._core
         return sorted(edited | set(moved))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.event import ProviderEvent, ProviderEventDetails
-from openfeature.exception import GeneralError
+from openfeature.exception import GeneralError, TypeMismatchError
 from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType
 from openfeature.provider import AbstractProvider, Metadata
 
@@ -35,6 +35,8 @@ _providers: weakref.WeakSet[RedisProvider] = weakref.WeakSet()
 
 # Seconds until the next look while the SDK has not yet recorded how `initialize` ended.
 _UNANNOUNCED = 0.02
+# Seconds to wait for the thread at shutdown. It is a daemon, so one stuck in connecting holds nothing up.
+_PATIENCE = 2.0
 
 
 class RedisProvider(AbstractProvider):
@@ -154,7 +156,11 @@ class RedisProvider(AbstractProvider):
     def resolve_float_details(
         self, flag_key: str, default_value: float, evaluation_context: EvaluationContext | None = None
     ) -> FlagResolutionDetails[float]:
-        return self._held.evaluator.resolve_float_value(flag_key, default_value, evaluation_context)
+        found = self._held.evaluator.resolve_float_value(flag_key, default_value, evaluation_context)
+        if found.variant is not None and flag_key in self._held.booleans:
+            # flagd-core makes 1.0 of true, because Python's bool is an int; the specification wants an error (1.3.4)
+            raise TypeMismatchError("Expected type float but got bool")
+        return found
 
     def resolve_object_details(
         self,
@@ -198,7 +204,7 @@ class RedisProvider(AbstractProvider):
         self._wanted = False
         follower, self._follower = self._follower, None
         if follower is not None:
-            follower.stop(timeout=2 * self._source.timeout)
+            follower.stop(timeout=_PATIENCE)
             follower.settled.set()
         self._held = Held()
         self._health = Health()
@@ -206,7 +212,7 @@ class RedisProvider(AbstractProvider):
     def _start(self) -> Follower:
         previous = self._follower
         if previous is not None:
-            previous.stop(timeout=2 * self._source.timeout)
+            previous.stop(timeout=_PATIENCE)
         self._follower = Follower(self._source, self._key, self._revision_key, self._resync, self)
         self._follower.start()
         return self._follower

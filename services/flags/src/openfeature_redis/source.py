@@ -72,8 +72,9 @@ def candidates(source: Source) -> list[Address]:
 
 def _ask(sentinel: Address, source: Source) -> Known:
     assert source.service is not None
-    connection = Connection(sentinel, source.sentinel_login, source.timeout)
+    connection = Connection(sentinel, source.sentinel_login.tls, source.timeout)
     try:
+        connection.enter(source.sentinel_login)
         primary, replicas = connection.call(
             ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", source.service], ["SENTINEL", "REPLICAS", source.service]
         )

@@ -82,25 +82,21 @@ def encode(command: Sequence[str | bytes | int]) -> bytes:
 class Connection:
     """One open connection. Not for several threads, except that any thread may call `interrupt`."""
 
-    def __init__(self, address: Address, login: Login, timeout: float) -> None:
-        """Connect and speak RESP3.
-
-        timeout: seconds for connecting and for every answer. Raises OSError (Lost among them) and Refused.
-        """
+    def __init__(self, address: Address, tls: ssl.SSLContext | None, timeout: float) -> None:
+        """Connect. timeout: seconds for that and for every answer. Raises OSError."""
         self.address = address
         self._timeout = timeout
         self._buffer = bytearray()
         self._pushed: list[list[Any]] = []
         self._deadline: float | None = None
-        self._socket = _open(address, login, timeout)
-        try:
-            hello: list[str] = ["HELLO", "3"]
-            if login.password is not None:
-                hello += ["AUTH", login.username or "default", login.password]
-            self.call(hello)
-        except (OSError, Refused):
-            self.close()
-            raise
+        self._socket = _open(address, tls, timeout)
+
+    def enter(self, login: Login) -> None:
+        """Log in and agree on RESP3. Raises Refused and Lost."""
+        hello: list[str] = ["HELLO", "3"]
+        if login.password is not None:
+            hello += ["AUTH", login.username or "default", login.password]
+        self.call(hello)
 
     def call(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
         """Send the commands in one go and return their answers in order.
@@ -182,7 +178,7 @@ class Connection:
         return blob
 
     def _read(self) -> tuple[bool, Any]:
-        """One whole value; the flag says whether Redis pushed it. Errors are values, to keep the count right."""
+        """One whole value; the flag says whether Redis pushed it. Errors are values, to keep count."""
         line = self._line()
         kind, rest = line[:1], line[1:]
         if kind == b"$" or kind == b"=" or kind == b"!":
@@ -215,7 +211,7 @@ class Connection:
         raise Lost(f"{self.address} does not speak RESP3: {line[:40]!r}")
 
 
-def _open(address: Address, login: Login, timeout: float) -> socket.socket:
+def _open(address: Address, tls: ssl.SSLContext | None, timeout: float) -> socket.socket:
     if address.path:
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -227,10 +223,10 @@ def _open(address: Address, login: Login, timeout: float) -> socket.socket:
         return plain
     plain = socket.create_connection((address.host, address.port), timeout=timeout)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if login.tls is None:
+    if tls is None:
         return plain
     try:
-        return login.tls.wrap_socket(plain, server_hostname=address.host)
+        return tls.wrap_socket(plain, server_hostname=address.host)
     except OSError:
         plain.close()
         raise
