@@ -18,7 +18,6 @@ import pytest
 import redis
 from openfeature import api
 from openfeature.event import EventDetails, ProviderEvent
-
 from openfeature_redis import RedisProvider
 
 DEADLINE = 20.0

@@ -11,27 +11,29 @@ import textwrap
 import threading
 from pathlib import Path
 
+import openfeature_redis
 import pytest
 from openfeature import api
 from openfeature.event import ProviderEvent
 from openfeature.provider import ProviderStatus
-
-import openfeature_redis
 from openfeature_redis import RedisProvider
+from openfeature_redis import provider as provider_module
 
 pytestmark = pytest.mark.functional
 
 KEY = "saltern:flags"
 APPLICATION = """
-    import json, os, threading
+    import json, os
     from openfeature import api
     from openfeature.event import ProviderEvent
     from openfeature_redis import RedisProvider
 
     changes = []
-    api.add_handler(ProviderEvent.PROVIDER_CONFIGURATION_CHANGED, lambda details:
-    changes.append(details.flags_changed)) api.{register}(RedisProvider("{address}")) client =
-    api.get_client() made_in = os.getpid()
+    changed = ProviderEvent.PROVIDER_CONFIGURATION_CHANGED
+    api.add_handler(changed, lambda details: changes.append(details.flags_changed))
+    api.{register}(RedisProvider("{address}"))
+    client = api.get_client()
+    made_in = os.getpid()
 
     def application(environ, start_response):
         found = client.get_integer_details("level", -1)
@@ -198,6 +200,19 @@ def test_handlers_run_in_a_child_although_the_parents_event_threads_were_idle(
         return seen
 
     assert in_child(work) == [["level"]]
+
+
+def test_a_fork_waits_until_no_event_is_being_told(server, events, flag_set):
+    """A child would inherit the locks that the telling thread holds."""
+    server.client().set(KEY, flag_set(1))
+    api.set_provider_and_wait(RedisProvider(server.address))
+    forked = threading.Event()
+    forker = threading.Thread(target=lambda: (in_child(lambda: True), forked.set()))
+    with provider_module._quiet:
+        forker.start()
+        assert not forked.wait(0.3)
+    assert forked.wait(20)
+    forker.join()
 
 
 def test_forking_while_flags_change_all_the_time_never_hangs(server, events, flag_set, until):

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openfeature.event import ProviderEvent
-
 from openfeature_redis.health import Fault, Health, State, next_look, step
 
 pytestmark = pytest.mark.unit

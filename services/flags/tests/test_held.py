@@ -4,7 +4,6 @@ import json
 
 import pytest
 from openfeature.exception import ErrorCode, ProviderNotReadyError
-
 from openfeature_redis.held import DISBELIEF, Held, Reading
 
 pytestmark = pytest.mark.unit

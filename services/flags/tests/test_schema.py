@@ -6,7 +6,6 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from openfeature_redis import flagset
 from openfeature_redis.held import Held, NotAFlagSet
 

@@ -9,7 +9,6 @@ from openfeature import api
 from openfeature.exception import GeneralError
 from openfeature.flag_evaluation import Reason
 from openfeature.provider import ProviderStatus
-
 from openfeature_redis import RedisProvider, flagset
 
 pytestmark = pytest.mark.functional
@@ -118,7 +117,7 @@ def test_two_dead_sentinels_do_not_matter(fleet, events, flag_set):
 
 def test_a_name_sentinel_does_not_know_is_said(fleet, events):
     _, _, sentinels = fleet
-    with pytest.raises(GeneralError, match="no Sentinel answered for 'pepper'.*No such master"):
+    with pytest.raises(GeneralError, match=r"no Sentinel answered for 'pepper'.*No such master"):
         api.set_provider_and_wait(RedisProvider([one.address for one in sentinels], sentinel="pepper"))
 
 

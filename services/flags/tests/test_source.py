@@ -1,13 +1,12 @@
 """Which server to read from."""
 
 import pytest
-
 from openfeature_redis.source import Known, Source, cut_off, preference, read_sentinel
 from openfeature_redis.wire import Address, Login
 
 pytestmark = pytest.mark.unit
 
-A, B, C, D = (Address("10.0.0.%d" % n, 6379) for n in range(1, 5))
+A, B, C, D = (Address(f"10.0.0.{n}", 6379) for n in range(1, 5))
 
 
 @pytest.mark.parametrize(

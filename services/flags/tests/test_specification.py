@@ -15,7 +15,6 @@ from openfeature.exception import ErrorCode
 from openfeature.flag_evaluation import FlagEvaluationOptions, Reason
 from openfeature.hook import Hook
 from openfeature.provider import ProviderStatus
-
 from openfeature_redis import RedisProvider
 
 pytestmark = pytest.mark.functional

@@ -3,7 +3,6 @@
 import threading
 
 import pytest
-
 from openfeature_redis.wire import Address, Connection, Login, Lost, Refused, encode
 
 SAMPLES = [
