@@ -8,14 +8,15 @@ of the primary throughout, with or without decode_responses.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from openfeature.contrib.tools.flagd.core import FlagdCore
+
 from openfeature_redis import schema
-from openfeature_redis.held import EMPTY, Held, NotAFlagSet
+from openfeature_redis.held import EMPTY
 
 if TYPE_CHECKING:
     import redis
@@ -150,9 +151,9 @@ def validate(document: Any) -> None:
     if faults:
         raise BadFlagSet(faults)
     try:
-        Held().load(json.dumps(document))
-    except NotAFlagSet as error:  # the evaluator has the last word
-        raise BadFlagSet([schema.Fault("$", f"flagd-core cannot load it: {error}")]) from error
+        FlagdCore().set_flags(json.dumps(document))
+    except Exception as error:  # the evaluator has the last word, and lets any kind of error out
+        raise BadFlagSet([schema.Fault("$", f"flagd-core cannot load it: {error!r}")]) from error
 
 
 # -- edits: pure, a document in and a new one out
@@ -160,19 +161,19 @@ def validate(document: Any) -> None:
 
 def with_default(document: Mapping[str, Any], key: str, variant: str) -> dict[str, Any]:
     """The document with another default variant. Raises NoSuchFlag for an unknown flag or variant."""
-    edited = copy.deepcopy(dict(document))
-    flag = _flag(edited, key)
+    flag = _flag(document, key)
     if variant not in flag["variants"]:
         raise NoSuchFlag(f"flags: {key} has no variant {variant!r}; it has {', '.join(flag['variants'])}")
-    flag["defaultVariant"] = variant
-    return edited
+    return _with_flag(document, key, {**flag, "defaultVariant": variant})
 
 
 def with_state(document: Mapping[str, Any], key: str, state: str) -> dict[str, Any]:
     """The document with a flag ENABLED or DISABLED. Raises NoSuchFlag for an unknown flag."""
-    edited = copy.deepcopy(dict(document))
-    _flag(edited, key)["state"] = state
-    return edited
+    return _with_flag(document, key, {**_flag(document, key), "state": state})
+
+
+def _with_flag(document: Mapping[str, Any], key: str, flag: Mapping[str, Any]) -> dict[str, Any]:
+    return {**document, "flags": {**document["flags"], key: flag}}
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -356,26 +357,26 @@ def _compare_and_set(
     confirm: Confirm | None,
 ) -> Change:
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    if seen.text is not None and _text(seen.document) == _text(document):
-        return Change(seen.revision, who, why, 0.0, ())
     changed = changed_keys(seen.document, document)
+    if not changed and seen.text is not None and _text(seen.document) == _text(document):
+        return Change(seen.revision, who, why, 0.0, ())
     call = [
         "EVAL", _WRITE, 3, names.document, names.revision, names.history,
         "0" if seen.text is None else "1", seen.text or "", text, who, why, json.dumps(changed),
         HISTORY_LENGTH, names.revision,
     ]  # fmt: skip
-    # WAIT speaks of the connection it is sent on, so it has to go with the write.
-    pipeline = client.pipeline(transaction=False)
-    pipeline.execute_command(*call)
-    if confirm is not None:
+    if confirm is None:
+        written, revision, entry = client.execute_command(*call)
+    else:  # WAIT speaks of the connection it is sent on, so it has to go with the write
+        pipeline = client.pipeline(transaction=False)
+        pipeline.execute_command(*call)
         pipeline.execute_command("WAIT", confirm.replicas, int(confirm.timeout * 1000))
-    answers = pipeline.execute()
-    written, revision, entry = answers[0]
+        (written, revision, entry), confirmed = pipeline.execute()
     if not written:
         raise Conflict("flags: somebody else changed the set in between; nothing was written")
-    if confirm is not None and answers[1] < confirm.replicas:
+    if confirm is not None and confirmed < confirm.replicas:
         raise Unconfirmed(
-            f"flags: revision {revision} is written, but {answers[1]} of {confirm.replicas} replicas "
+            f"flags: revision {revision} is written, but {confirmed} of {confirm.replicas} replicas "
             f"confirmed it within {confirm.timeout:g} s"
         )
     return Change(int(revision), who, why, _when(entry), tuple(changed))
