@@ -19,7 +19,15 @@ pytestmark = pytest.mark.functional
 
 KEY = "saltern:flags"
 # Exactly what a reader needs, as the README has it.
-RIGHTS = ["+mget", "+info", "+client|tracking", "%R~saltern:flags", "%R~saltern:revision"]
+RIGHTS = [
+    "+mget",
+    "+info",
+    "+subscribe",
+    "+client|tracking",
+    "%R~saltern:flags",
+    "%R~saltern:revision",
+    "&saltern:flags",
+]
 
 
 def level():
@@ -155,7 +163,7 @@ def test_a_server_that_falls_silent_is_left_for_another(start_redis, follow, fla
 
 
 def connected(server):
-    return [one for one in server.client().client_list() if one["flags"].startswith("t")]
+    return [one for one in server.client().client_list() if one["flags"].count("t")]
 
 
 def test_replicas_are_read_before_the_primary(start_redis, follow, flag_set, until):
@@ -322,6 +330,22 @@ def test_a_snapshot_that_cannot_be_written_is_said_and_nothing_else_suffers(
     server.client().set(KEY, flag_set(7))
     follow(server.address, snapshot=tmp_path / "file" / "flags.json")
     until(lambda: "could not be written" in caplog.text, "the warning")
+    assert level() == 7
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_of_a_bug_says_so(server, follow, events, flag_set, until, monkeypatch):
+    server.client().set(KEY, flag_set(7))
+    provider = follow(server.address)
+
+    def bug(*_):
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr(provider._held, "offer", bug)
+    server.client().set(KEY, flag_set(8))
+    until(lambda: status() is ProviderStatus.ERROR, "ERROR")
+    until(lambda: "ERROR" in events.names(), "the event")
+    assert "oops" in events.last("ERROR").message
     assert level() == 7
 
 

@@ -138,14 +138,14 @@ def test_a_child_follows_on_its_own_connection_and_the_parents_stays(server, eve
     client = server.client()
     client.set(KEY, flag_set(1))
     api.set_provider_and_wait(RedisProvider(server.address))
-    (parents,) = [one["id"] for one in client.client_list() if one["flags"].startswith("t")]
+    (parents,) = [one["id"] for one in client.client_list() if one["flags"].count("t")]
 
     def work():
         mine = server.client()
         first = level()
         mine.set(KEY, flag_set(2))
         until(lambda: level() == 2, "the change in the child")
-        return [first, len([one for one in mine.client_list() if one["flags"].startswith("t")])]
+        return [first, len([one for one in mine.client_list() if one["flags"].count("t")])]
 
     assert in_child(work) == [1, 2]
     until(lambda: level() == 2, "the change in the parent")
@@ -203,6 +203,25 @@ def test_the_first_handler_in_a_child_runs_although_the_parents_event_threads_we
         return seen
 
     assert in_child(work) == [["level"]]
+
+
+def test_nothing_is_left_to_be_imported_when_a_name_is_resolved():
+    """A fork in the middle of an import leaves the child with half a module."""
+    script = """if True:
+        import socket, sys, openfeature_redis
+        before = set(sys.modules)
+        socket.getaddrinfo("127.0.0.1", 1)
+        print(sorted(set(sys.modules) - before))
+    """
+    source = str(Path(openfeature_redis.__file__).parents[1])
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.strip() == "[]"
 
 
 def test_a_fork_waits_until_no_event_is_being_told(server, events, flag_set):

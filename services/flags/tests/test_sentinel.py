@@ -49,7 +49,7 @@ def followed(servers):
     return [
         one
         for one in servers
-        if one.process and any(c["flags"].startswith("t") for c in one.client().client_list())
+        if one.process and any(c["flags"].count("t") for c in one.client().client_list())
     ]
 
 

@@ -1,9 +1,10 @@
-"""Writing the flag set: validated whole, compared and set, with a history that says who, why and when, and
-undo.
+"""Writing the flag set: validated whole, compared and set, with undo and a history that says who, why, when.
 
 Every write is one atomic Lua step on the primary: it sets the document if it is still the one the caller saw,
-adds the change to the history, bumps the revision and publishes the new number. `client` is a redis-py client
-of the primary throughout, with or without decode_responses.
+adds the change to the history, bumps the revision, publishes the new number on the channel named like the
+revision's key, and the number with the document on the channel named like the document's key, which saves
+readers from asking for it. `client` is a redis-py client of the primary throughout, with or without
+decode_responses.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ ATTEMPTS = 10
 HISTORY_LENGTH = 1000
 
 # KEYS: document, revision, history. ARGV: "1" and the document the caller saw or "0" and "" for none; the new
-# document; who; why; the changed keys as JSON; history length; the channel to publish on.
-_WRITE = """
+# document; who; why; the changed keys as JSON; history length.
+_WRITE = r"""
 local now = redis.call('GET', KEYS[1])
 if (ARGV[1] == '1' and now ~= ARGV[2]) or (ARGV[1] == '0' and now) then
   return {0, 0, ''}
@@ -36,7 +37,8 @@ redis.call('SET', KEYS[1], ARGV[3])
 local revision = redis.call('INCR', KEYS[2])
 local id = redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[7], '*', 'revision', revision, 'who', ARGV[4],
   'why', ARGV[5], 'changed', ARGV[6], 'existed', ARGV[1], 'before', ARGV[2], 'after', ARGV[3])
-redis.call('PUBLISH', ARGV[8], revision)
+redis.call('PUBLISH', KEYS[2], revision)
+redis.call('PUBLISH', KEYS[1], revision .. '\n' .. ARGV[3])
 return {1, revision, id}
 """
 
@@ -64,7 +66,7 @@ class Unconfirmed(RuntimeError):
 
 @dataclass(frozen=True)
 class Names:
-    """Keys and channel, all derived from the prefix."""
+    """Keys, all derived from the prefix. Channels are named like the keys of document and revision."""
 
     prefix: str = "saltern:"
 
@@ -78,7 +80,6 @@ class Names:
 
     @property
     def revision(self) -> str:
-        """The counter's key, and the channel its new value is published on."""
         return f"{self.prefix}revision"
 
 
@@ -363,7 +364,7 @@ def _compare_and_set(
     call = [
         "EVAL", _WRITE, 3, names.document, names.revision, names.history,
         "0" if seen.text is None else "1", seen.text or "", text, who, why, json.dumps(changed),
-        HISTORY_LENGTH, names.revision,
+        HISTORY_LENGTH,
     ]  # fmt: skip
     if confirm is None:
         written, revision, entry = client.execute_command(*call)

@@ -1,9 +1,10 @@
 """The thread that keeps a process's flag set equal to the one in Redis.
 
-It asks Redis to announce changes (CLIENT TRACKING in broadcast mode, which replicas of Redis 6 and later
-offer to any user) and reads the document again on every announcement. It also reads it every `resync`
-seconds, so that a lost announcement costs at most that; the same read finds a dead link and a replica that
-has lost its primary.
+It hears of changes in two ways, both of which replicas of Redis 6 and later offer on one connection. A writer
+publishes the new document, which is used at once. Redis itself announces that the key changed (CLIENT TRACKING
+in broadcast mode), whoever changed it and however; then the document is read. It is also read every `resync`
+seconds, so that a lost announcement costs at most that; the same read finds a dead link and a replica that has
+lost its primary.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 from openfeature_redis.health import Fault
@@ -23,7 +23,7 @@ log = logging.getLogger("openfeature_redis")
 
 # Seconds between rounds of attempts, doubling from the first to the second.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
-# Seconds until the next read while a server is expected to become right by itself.
+# Seconds until a server is read again that is expected to become right by itself, or that published something.
 RECHECK = 0.05
 
 
@@ -57,15 +57,27 @@ class Follower(threading.Thread):
         self._stopping = threading.Event()
         self._connection: Connection | None = None
         self._synced = False
+        self._checked = float("-inf")  # when the server was last asked how it is
 
     def run(self) -> None:
+        try:
+            self._keep_following()
+        except Exception as error:
+            self.last_fault = Fault(
+                f"flags are no longer followed, because of a bug: {error!r}", at_once=True
+            )
+            self._owner.report(self.last_fault)
+            raise
+        finally:
+            self.settled.set()
+
+    def _keep_following(self) -> None:
         pause = FIRST_PAUSE
         while not self._stopping.is_set():
             self._synced = False
             self._round()
-            if self._synced:  # a good connection ended: look for another one at once
+            if self._synced:
                 pause = FIRST_PAUSE
-                continue
             look = self._owner.report(self.last_fault)
             self.settled.set()
             self._stopping.wait(min(pause, look))
@@ -115,51 +127,65 @@ class Follower(threading.Thread):
             if self._stopping.is_set():
                 return
             connection.enter(self._source.login)
-            connection.call(["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._key])
+            connection.call(
+                ["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", self._key], ["SUBSCRIBE", self._key]
+            )
+            self._checked = float("-inf")
             wait = self._look(connection)
             while not self._stopping.is_set():
-                wait = self._look(connection, announced=self._announced(connection, wait))
+                self._await(connection, wait)
+                wait = self._look(connection)
         finally:
             self._connection = None
             connection.close()
 
-    def _look(self, connection: Connection, announced: bool = False) -> float:
+    def _look(self, connection: Connection) -> float:
         """Read, pass it on, and return the seconds until the next look.
 
-        An announced change is read without asking how the server is, which the next regular look does.
+        Every `resync` seconds it also asks how the server is; not more often, because flips should not wait.
         """
         keys = [self._key] if self._revision_key is None else [self._key, self._revision_key]
-        if announced:
+        now = time.monotonic()
+        if now - self._checked < self._resync:
             (values,) = connection.call(["MGET", *keys])
         else:
             values, info = connection.call(["MGET", *keys], ["INFO", "replication"])
+            self._checked = now
             lag = cut_off(info.decode())
             if lag is not None:
-                if not self._owner.has_flags():
-                    self._owner.take(self._reading(connection, values))  # better an old set than none
+                if not self._owner.has_flags():  # better an old set than none
+                    self._pass_on(connection, values[0], values[-1])
                 raise Lost(f"{connection.address}: {lag}")
-        fault = self._owner.take(self._reading(connection, values))
-        self.last_fault = fault
+        look = self._pass_on(connection, values[0], values[-1])
         self._synced = True
-        look = self._owner.report(fault)
         self.settled.set()
+        fault = self.last_fault
         return min(look, self._resync if fault is None or fault.at_once else RECHECK)
 
-    def _reading(self, connection: Connection, values: Sequence[bytes | None]) -> Reading:
-        revision = values[1] if len(values) > 1 else None
-        number = int(revision) if revision is not None and revision.isdigit() else None
-        return Reading(values[0], number, str(connection.address))
+    def _pass_on(self, connection: Connection, document: bytes | None, revision: bytes | None) -> float:
+        """Hand a document to the owner; returns when the owner wants to hear again, in seconds."""
+        numbered = self._revision_key is not None and revision is not None and revision.isdigit()
+        number = int(revision) if numbered and revision is not None else None
+        self.last_fault = self._owner.take(Reading(document, number, str(connection.address)))
+        return self._owner.report(self.last_fault)
 
-    def _announced(self, connection: Connection, wait: float) -> bool:
-        """Whether Redis announced a change of the document within `wait` seconds."""
+    def _await(self, connection: Connection, wait: float) -> None:
+        """Return when the next look is due: after `wait` seconds, or when a change was announced.
+
+        A published document is used at once, without asking for it. What Redis holds is then read a little
+        later, when the other processes of the machine have had their turn.
+        """
         deadline = time.monotonic() + wait
-        while not self._stopping.is_set():
-            for push in connection.pushes(deadline - time.monotonic()):
-                if push[0] == b"invalidate" and self._concerns(push[1]):
-                    return True
-            if time.monotonic() >= deadline:
-                return False
-        return False
+        published = False
+        while not self._stopping.is_set() and (left := deadline - time.monotonic()) > 0:
+            for kind, *rest in connection.pushes(left):
+                if kind == b"message":
+                    revision, _, document = rest[1].partition(b"\n")
+                    self._pass_on(connection, document, revision)
+                    deadline = min(deadline, time.monotonic() + RECHECK)
+                    published = True
+                elif kind == b"invalidate" and self._concerns(rest[0]) and not published:
+                    return
 
     def _concerns(self, keys: Any) -> bool:
         return keys is None or self._key.encode() in keys  # None: the whole database was flushed

@@ -7,6 +7,9 @@ itself: the whole of RESP3 (https://redis.io/docs/latest/develop/reference/proto
 
 from __future__ import annotations
 
+# Python looks this codec up when it first resolves a name. A fork in the middle of that leaves the child with half
+# a module and "unknown encoding: idna" for ever, so it is looked up now.
+import encodings.idna  # noqa: F401
 import socket
 import ssl
 import time
@@ -109,7 +112,7 @@ class Connection:
         answers = []
         while len(answers) < len(commands):
             pushed, answer = self._read()
-            if pushed:
+            if pushed and answer[0] != b"subscribe":  # RESP3 confirms a subscription by a push
                 self._pushed.append(answer)
             else:
                 answers.append(answer)
