@@ -2,10 +2,11 @@
 
     python tests/bench_flags.py [--json] [--flips N] [--evaluations N]
 
-Starts its own primary and replica on free ports. Six processes read from the replica; a seventh flips a flag on the
-primary and waits until all six have evaluated the new value. Peers are measured in the same run where they can be:
-the Redis GET per evaluation that this replaces, and UnleashClient's evaluation when it is installed (pip install
-UnleashClient); the polling interval other systems document is given as what it is, a constant.
+Starts its own primary and replica on free ports. Six processes read from the replica; a seventh flips a flag
+on the primary and waits until all six have evaluated the new value. Peers are measured in the same run where
+they can be: the Redis GET per evaluation that this replaces, and UnleashClient's evaluation when it is
+installed (pip install UnleashClient); the polling interval other systems document is given as what it is, a
+constant.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def up(port: int, replica: bool) -> bool:
 
 
 class Noting(RedisProvider):
-    """Evaluates, through the SDK's client, as soon as a new flag set is in force and notes value and moment."""
+    """Evaluates, through the SDK's client, as soon as a new flag set is in force; notes value and moment."""
 
     def _emit(self, event: ProviderEvent, **details: Any) -> None:
         if event is ProviderEvent.PROVIDER_CONFIGURATION_CHANGED:
@@ -133,7 +134,7 @@ class Noting(RedisProvider):
 
 
 def product(addresses: list[str], pipe: Any) -> None:
-    """A process of the product: says (value, moment seen, moment its handler ran) of every change, for ever."""
+    """A process of the product: says (value, moment seen, moment its handler ran) of every change."""
     provider = Noting(addresses)
 
     def told(_: Any) -> None:
@@ -146,14 +147,27 @@ def product(addresses: list[str], pipe: Any) -> None:
     threading.Event().wait()
 
 
+class Stamping(redis.Redis):
+    """Notes when the write itself is sent; reading and validating come before it."""
+
+    sent = 0
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        if args[0] == "EVAL":
+            self.sent = time.monotonic_ns()
+        return super().execute_command(*args, **options)
+
+
 @dataclass(frozen=True)
 class Flips:
-    """Milliseconds from the call that flips: to each process's first evaluation, to the last process's of each
-    flip, to each process's event handler, and to the return of the call itself."""
+    """Milliseconds from the write being sent: to each process's first evaluation of the new value, to the
+    last process's of each flip, to each process's event handler. prepared: from the call of set_default to
+    the write being sent, during which the set is read and validated. written: the whole call."""
 
     seen: list[float]
     seen_by_all: list[float]
     told: list[float]
+    prepared: list[float]
     written: list[float]
 
 
@@ -170,13 +184,14 @@ def flips(primary: int, replica: int, count: int) -> Flips:
     for pipe in pipes:
         if not pipe.poll(30) or pipe.recv() != "a":
             raise RuntimeError("a process did not start with the flag set")
-    writer = redis.Redis(port=primary, decode_responses=True)
-    found = Flips([], [], [], [])
+    writer = Stamping(port=primary, decode_responses=True)
+    found = Flips([], [], [], [], [])
     for number in range(count):
         wanted = "b" if number % 2 == 0 else "a"
-        start = time.monotonic_ns()
+        called = time.monotonic_ns()
         flagset.set_default(writer, "flip", wanted, **BY)
-        found.written.append((time.monotonic_ns() - start) / 1e6)
+        found.written.append((time.monotonic_ns() - called) / 1e6)
+        found.prepared.append((writer.sent - called) / 1e6)
         seen = []
         for pipe in pipes:
             if not pipe.poll(10):
@@ -184,8 +199,8 @@ def flips(primary: int, replica: int, count: int) -> Flips:
             value, at, told = pipe.recv()
             if value != wanted:
                 raise RuntimeError(f"flip {number} to {wanted!r} was seen as {value!r}")
-            seen.append((at - start) / 1e6)
-            found.told.append((told - start) / 1e6)
+            seen.append((at - writer.sent) / 1e6)
+            found.told.append((told - writer.sent) / 1e6)
         found.seen.extend(seen)
         found.seen_by_all.append(max(seen))
         time.sleep(0.01)
@@ -234,7 +249,7 @@ class CoreProvider(AbstractProvider):
 
 
 def costs(count: int, *calls: Callable[[], Any]) -> list[float]:
-    """Median microseconds of each call, measured in alternating batches so that a busy moment hits all alike."""
+    """Median microseconds of each call, in alternating batches so that a busy moment hits all alike."""
     samples: list[list[float]] = [[] for _ in calls]
     for _ in range(max(count // BATCH, 5)):
         for call, own in zip(calls, samples, strict=True):
@@ -281,7 +296,7 @@ def measure(flip_count: int, count: int) -> list[Figure]:
             raise RuntimeError("the replica did not take the flag set within 5 s")
         found = flips(primary, replica, flip_count)
         polling = {"unleash_polling_default": UNLEASH_POLL * 1000}
-        written = statistics.median(found.written)
+        from_call = [seen + before for seen, before in zip(found.seen_by_all, found.prepared, strict=True)]
         figures = [
             figure("flip_seen_p50", percentile(found.seen, 0.5), "ms", len(found.seen), goal=2.0, **polling),
             figure(
@@ -291,7 +306,9 @@ def measure(flip_count: int, count: int) -> list[Figure]:
             figure("flip_seen_by_all_p99", percentile(found.seen_by_all, 0.99), "ms", flip_count, goal=10.0),
             figure("flip_handler_p50", percentile(found.told, 0.5), "ms", len(found.told)),
             figure("flip_handler_p99", percentile(found.told, 0.99), "ms", len(found.told)),
-            figure("flip_write_p50", written, "ms", flip_count),
+            figure("flip_call_seen_by_all_p50", percentile(from_call, 0.5), "ms", flip_count, goal=2.0),
+            figure("flip_call_seen_by_all_p99", percentile(from_call, 0.99), "ms", flip_count, goal=10.0),
+            figure("flip_call_p50", percentile(found.written, 0.5), "ms", flip_count),
         ]
 
         provider = RedisProvider([f"127.0.0.1:{primary}", f"127.0.0.1:{replica}"], resync=60)
@@ -330,7 +347,7 @@ def measure(flip_count: int, count: int) -> list[Figure]:
 
 
 def asked(primary: int, replica: int, client: Any) -> float:
-    """Commands both servers ran for each of 10,000 evaluations; replication's own traffic is not a command here."""
+    """Reads that both servers answered for each of 10,000 evaluations."""
     watchers = [redis.Redis(port=port) for port in (primary, replica)]
 
     def get_calls() -> int:

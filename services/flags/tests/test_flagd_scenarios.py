@@ -1,4 +1,4 @@
-"""The flagd test bed's scenarios that apply to a provider evaluating in process, in our own words and flags."""
+"""The flagd test bed's scenarios for a provider that evaluates in process, in our own words and flags."""
 
 import pytest
 from openfeature import api
@@ -37,12 +37,28 @@ FLAGS = {
     "by-reference": flag(["in", "out"], {"if": [{"$ref": "insider"}, "in", "out"]}, "out"),
     "by-reference-too": flag({"in": "1st", "out": "2nd"}, {"if": [{"$ref": "insider"}, "in", "out"]}, "out"),
     "by-unknown-reference": flag(["in", "out"], {"if": [{"$ref": "nobody"}, "in", "out"]}, "out"),
-    "by-targeting-key": flag(["hit", "miss"], {"if": [{"==": [{"var": "targetingKey"}, "me"]}, "hit", None]}, "miss"),
+    "by-targeting-key": flag(
+        ["hit", "miss"], {"if": [{"==": [{"var": "targetingKey"}, "me"]}, "hit", None]}, "miss"
+    ),
     "by-own-key": verdict({"==": [{"var": "$flagd.flagKey"}, "by-own-key"]}),
-    "by-time": flag({"past": -1, "future": 1}, {"if": [{"<": [{"var": "$flagd.timestamp"}, {"var": "time"}]},
-                                                   "future", "past"]}, "past"),
-    "prefix": flag(["head", "tail", "none"], {"if": [{"starts_with": [{"var": "id"}, "abc"]}, "head",
-                    {"ends_with": [{"var": "id"}, "xyz"]}, "tail", "none"]}, "none"),
+    "by-time": flag(
+        {"past": -1, "future": 1},
+        {"if": [{"<": [{"var": "$flagd.timestamp"}, {"var": "time"}]}, "future", "past"]},
+        "past",
+    ),
+    "prefix": flag(
+        ["head", "tail", "none"],
+        {
+            "if": [
+                {"starts_with": [{"var": "id"}, "abc"]},
+                "head",
+                {"ends_with": [{"var": "id"}, "xyz"]},
+                "tail",
+                "none",
+            ]
+        },
+        "none",
+    ),
     "equal": verdict({"sem_ver": [VERSION, "=", "2.0.0"]}),
     "unequal": verdict({"sem_ver": [VERSION, "!=", "2.0.0"]}),
     "newer": verdict({"sem_ver": [VERSION, ">", "2.0.0"]}),
@@ -54,13 +70,19 @@ FLAGS = {
     "with-v": verdict({"sem_ver": [VERSION, "=", "v1.0.0"]}),
     "partial": verdict({"sem_ver": [VERSION, "^", "1"]}),
     "built": verdict({"sem_ver": [VERSION, "=", "1.0.0+build"]}),
-    "version-relation": flag(["yes", "no", "neither"], {"if": [{"sem_ver": [VERSION, "===", "1.0.0"]}, "yes"]}, "neither"),
+    "version-relation": flag(
+        ["yes", "no", "neither"], {"if": [{"sem_ver": [VERSION, "===", "1.0.0"]}, "yes"]}, "neither"
+    ),
     "short-version": flag(["yes", "neither"], {"if": [{"sem_ver": [VERSION, "="]}, "yes"]}, "neither"),
     "short-prefix": flag(["yes", "neither"], {"if": [{"starts_with": ["abc"]}, "yes"]}, "neither"),
-    "suits": flag(SUIT_NAMES, {"fractional": [{"cat": [{"var": "$flagd.flagKey"}, {"var": "user.name"}]}, *SUITS]}),
+    "suits": flag(
+        SUIT_NAMES, {"fractional": [{"cat": [{"var": "$flagd.flagKey"}, {"var": "user.name"}]}, *SUITS]}
+    ),
     "seed-a": flag(SUIT_NAMES, {"fractional": [{"cat": ["seed", {"var": "user.name"}]}, *SUITS]}),
-    "seed-b": flag({name: f"ace of {name}" for name in SUIT_NAMES},
-                   {"fractional": [{"cat": ["seed", {"var": "user.name"}]}, *SUITS]}),
+    "seed-b": flag(
+        {name: f"ace of {name}" for name in SUIT_NAMES},
+        {"fractional": [{"cat": ["seed", {"var": "user.name"}]}, *SUITS]},
+    ),
     "one-bucket": buckets(["a", 1]),
     "shorthand-weight": buckets(["a"], ["b", 0]),
     "all-to-b": buckets({"var": "targetingKey"}, ["a", 0], ["b", 100]),
@@ -70,8 +92,12 @@ FLAGS = {
     "bucket-by-rule": buckets({"var": "targetingKey"}, [{"if": [{"var": "paid"}, "a", "b"]}, 1]),
     "bucket-by-attribute": buckets({"var": "targetingKey"}, [{"var": "colour"}, 1]),
     "weight-by-rule": buckets({"var": "targetingKey"}, ["a", {"if": [{"var": "paid"}, 100, 0]}], ["b", 0]),
-    "bucket-decides": flag(["yes", "no"], {"if": [{"fractional": [[False, 0], [True, 100]]}, "yes", "no"]}, "no"),
-    "bucket-denies": flag(["yes", "no"], {"if": [{"fractional": [[False, 100], [True, 0]]}, "yes", "no"]}, "no"),
+    "bucket-decides": flag(
+        ["yes", "no"], {"if": [{"fractional": [[False, 0], [True, 100]]}, "yes", "no"]}, "no"
+    ),
+    "bucket-denies": flag(
+        ["yes", "no"], {"if": [{"fractional": [[False, 100], [True, 0]]}, "yes", "no"]}, "no"
+    ),
     "null-result": flag({"one": 1, "two": 2}, {"if": [True, None, "one"]}, "two"),
     "unknown-operation": flag({"one": 1, "two": 2}, {"invalid": ["no such thing"]}, "two"),
     "unknown-variant": flag({"one": 1, "two": 2}, {"if": [True, "three", "one"]}, "two"),
@@ -79,13 +105,15 @@ FLAGS = {
     "empty-targeting": flag({"false": 1, "true": 2}, {}, "false"),
     "no-default": flag({"small": 10, "big": 1000}),
     "null-default": flag({"on": True, "off": False}) | {"defaultVariant": None},
-    "no-default-targeted": flag({"normal": "CFO", "special": "CEO"},
-                                {"if": [{"==": [{"var": "email"}, "jobs@orange.com"]}, "special", None]}),
+    "no-default-targeted": flag(
+        {"normal": "CFO", "special": "CEO"},
+        {"if": [{"==": [{"var": "email"}, "jobs@orange.com"]}, "special", None]},
+    ),
     "big-integer": flag({"it": 2**53 - 1}, default="it"),
     "round-float": flag({"it": 10.0}, default="it"),
     "own-metadata": flag({"on": True}, default="on", metadata={"owner": "web", "level": 2}),
     "set-metadata": flag({"on": True}, default="on"),
-}  # fmt: skip
+}
 DOCUMENT = {
     "flags": FLAGS,
     "$evaluators": {"insider": {"ends_with": [{"var": "email"}, "@macrosoft.com"]}},
@@ -146,20 +174,39 @@ def test_targeting(client, key, attributes, me, value, reason):
 @pytest.mark.parametrize(
     ("key", "version", "value"),
     [
-        ("equal", "2.0.0", "yes"), ("equal", "2.1.0", "no"), ("equal", "2.0.0-alpha", "no"),
-        ("unequal", "2.0.0", "no"), ("unequal", "2.1.0", "yes"),
-        ("newer", "2.1.0", "yes"), ("newer", "2.0.0", "no"), ("newer", "2.0.0-alpha", "no"),
-        ("newer-or-equal", "2.0.0", "yes"), ("newer-or-equal", "1.9.9", "no"),
-        ("older", "1.9.0", "yes"), ("older", "2.0.0-alpha", "yes"), ("older", "2.0.0", "no"),
-        ("older-or-equal", "2.0.0", "yes"), ("older-or-equal", "2.0.1", "no"),
-        ("same-minor", "3.1.9", "yes"), ("same-minor", "3.2.0", "no"),
-        ("same-major", "3.9.0", "yes"), ("same-major", "4.0.0", "no"),
-        ("with-v", "1.0.0", "yes"), ("with-v", "v1.0.0", "yes"), ("with-v", "V1.0.0", "yes"), ("with-v", "2.0.0", "no"),
-        ("partial", "1.5.0", "yes"), ("partial", "1.0", "yes"), ("partial", "1", "yes"), ("partial", 1, "yes"),
+        ("equal", "2.0.0", "yes"),
+        ("equal", "2.1.0", "no"),
+        ("equal", "2.0.0-alpha", "no"),
+        ("unequal", "2.0.0", "no"),
+        ("unequal", "2.1.0", "yes"),
+        ("newer", "2.1.0", "yes"),
+        ("newer", "2.0.0", "no"),
+        ("newer", "2.0.0-alpha", "no"),
+        ("newer-or-equal", "2.0.0", "yes"),
+        ("newer-or-equal", "1.9.9", "no"),
+        ("older", "1.9.0", "yes"),
+        ("older", "2.0.0-alpha", "yes"),
+        ("older", "2.0.0", "no"),
+        ("older-or-equal", "2.0.0", "yes"),
+        ("older-or-equal", "2.0.1", "no"),
+        ("same-minor", "3.1.9", "yes"),
+        ("same-minor", "3.2.0", "no"),
+        ("same-major", "3.9.0", "yes"),
+        ("same-major", "4.0.0", "no"),
+        ("with-v", "1.0.0", "yes"),
+        ("with-v", "v1.0.0", "yes"),
+        ("with-v", "V1.0.0", "yes"),
+        ("with-v", "2.0.0", "no"),
+        ("partial", "1.5.0", "yes"),
+        ("partial", "1.0", "yes"),
+        ("partial", "1", "yes"),
+        ("partial", 1, "yes"),
         ("partial", "2.0.0", "no"),
-        ("built", "1.0.0", "yes"), ("built", "1.0.0+other", "yes"), ("built", "2.0.0", "no"),
+        ("built", "1.0.0", "yes"),
+        ("built", "1.0.0+other", "yes"),
+        ("built", "2.0.0", "no"),
     ],
-)  # fmt: skip
+)
 def test_versions_are_compared_as_semver_has_them(client, key, version, value):
     assert ask(client, key, {"version": version}).value == value
 

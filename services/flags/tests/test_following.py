@@ -60,7 +60,7 @@ def follow(events, until):
 def test_a_change_is_seen_and_announced_with_its_keys(server, follow, events, flag_set, until):
     client = server.client()
     client.set(KEY, flag_set(1))
-    follow(server.address)
+    follow(server.address, resync=60)
     assert level() == 1
     client.set(KEY, flag_set(2))
     until(lambda: level() == 2, "the change")
@@ -74,6 +74,27 @@ def test_a_write_by_the_flagset_is_seen(server, follow, flag_set, until):
     assert api.get_client().get_integer_details("level", 5).error_code is ErrorCode.FLAG_NOT_FOUND
     flagset.write(client, json.loads(flag_set(3)), who="ana", why="test")
     until(lambda: level() == 3, "the write")
+
+
+def test_a_published_set_is_used_without_reading_it(server, reader, follow, flag_set, until):
+    login = reader(RIGHTS)
+    client = server.client()
+    flagset.write(client, json.loads(flag_set(1)), who="ana", why="test")
+    follow(server.address, resync=60, **login)
+    client.execute_command("ACL", "SETUSER", "reader", "-mget")
+    flagset.write(client, json.loads(flag_set(2)), who="ana", why="test")
+    until(lambda: level() == 2, "the published set")
+    until(lambda: status() is ProviderStatus.STALE, "the reading that follows being refused")
+
+
+def test_what_others_publish_on_the_channel_is_not_taken_for_a_set(server, follow, events, flag_set, until):
+    client = server.client()
+    client.set(KEY, flag_set(1))
+    follow(server.address, resync=60)
+    client.publish(KEY, "hello")
+    client.set(KEY, flag_set(2))
+    until(lambda: level() == 2, "the real change")
+    assert "ERROR" not in events.names()
 
 
 def test_other_keys_under_the_same_prefix_are_no_change(server, follow, events, flag_set, until):

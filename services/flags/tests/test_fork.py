@@ -32,7 +32,8 @@ APPLICATION = """
     changed = ProviderEvent.PROVIDER_CONFIGURATION_CHANGED
     api.add_handler(changed, lambda details: changes.append(details.flags_changed))
     told = threading.Event()
-    api.add_handler(ProviderEvent.PROVIDER_READY, lambda details: details.provider_name == "redis" and told.set())
+    ready = ProviderEvent.PROVIDER_READY
+    api.add_handler(ready, lambda details: details.provider_name == "redis" and told.set())
     api.{register}(RedisProvider("{address}"))
     told.wait({wait})  # from here on the SDK has a thread for events, which the workers will not have
     client = api.get_client()

@@ -66,9 +66,19 @@ def test_a_shared_rule_that_changes_changes_the_flags_that_use_it():
 
 
 @pytest.mark.parametrize(
-    "document", ["", "nonsense", "[]", "7", "{}", '{"flags": []}', '{"flags": {"a": {}}}', '{"flags": {"a": 1}}',
-                 '{"flags": {"a": {"state": "ENABLED", "variants": {"x": 1}, "defaultVariant": "x", "more": 1}}}']
-)  # fmt: skip
+    "document",
+    [
+        "",
+        "nonsense",
+        "[]",
+        "7",
+        "{}",
+        '{"flags": []}',
+        '{"flags": {"a": {}}}',
+        '{"flags": {"a": 1}}',
+        '{"flags": {"a": {"state": "ENABLED", "variants": {"x": 1}, "defaultVariant": "x", "more": 1}}}',
+    ],
+)
 def test_what_is_no_flag_set_is_an_error_at_once_and_the_last_set_stays(document):
     held = Held()
     held.offer(reading(text(level=7)), now=0.0)

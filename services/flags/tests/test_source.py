@@ -84,10 +84,15 @@ def test_sentinels_view_of_a_replica(what, raw, trusted):
     [
         ("role:master\r\nconnected_slaves:0\r\n", None),
         ("role:slave\r\nmaster_link_status:up\r\nmaster_last_io_seconds_ago:3\r\n", None),
-        ("role:slave\r\nmaster_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\n", "it has lost its primary"),
-        ("role:slave\r\nmaster_link_status:up\r\nmaster_last_io_seconds_ago:16\r\n",
-         "it has heard nothing from its primary for 16 s"),
+        (
+            "role:slave\r\nmaster_link_status:down\r\nmaster_last_io_seconds_ago:-1\r\n",
+            "it has lost its primary",
+        ),
+        (
+            "role:slave\r\nmaster_link_status:up\r\nmaster_last_io_seconds_ago:16\r\n",
+            "it has heard nothing from its primary for 16 s",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_replica_that_lags_for_good_is_told_from_its_replication_info(info, why):
     assert cut_off(info) == why

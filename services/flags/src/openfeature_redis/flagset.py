@@ -228,7 +228,16 @@ def get_flag(client: redis.Redis, key: str, names: Names = NAMES) -> dict[str, A
 
 def history(client: redis.Redis, limit: int = 20, names: Names = NAMES) -> list[Change]:
     """The latest changes, newest first."""
-    return [_change(entry, fields) for entry, fields in client.xrevrange(names.history, count=limit)]
+    return [
+        Change(
+            int(fields["revision"]),
+            fields["who"],
+            fields["why"],
+            _when(entry),
+            tuple(json.loads(fields["changed"])),
+        )
+        for entry, fields in _entries(client, names, limit)
+    ]
 
 
 # -- writing
@@ -311,8 +320,9 @@ def undo(
     written past this module since then (by redis-cli, say) is not overwritten. Raises NoSuchFlag when there
     is nothing to undo, and what `write` raises.
     """
-    entries = client.xrevrange(names.history, count=1 if revision is None else HISTORY_LENGTH * 2)
-    found = [_fields(fields) for _, fields in entries]
+    # the history is trimmed in whole blocks, so there may be somewhat more than HISTORY_LENGTH
+    count = 1 if revision is None else HISTORY_LENGTH * 2
+    found = [fields for _, fields in _entries(client, names, count)]
     if not found:
         raise NoSuchFlag("flags: nothing has been changed yet, so there is nothing to undo")
     seen = read(client, names)
@@ -367,11 +377,13 @@ def _compare_and_set(
         HISTORY_LENGTH,
     ]  # fmt: skip
     if confirm is None:
-        written, revision, entry = client.execute_command(*call)
+        send: Callable[..., Any] = client.execute_command
+        written, revision, entry = send(*call)
     else:  # WAIT speaks of the connection it is sent on, so it has to go with the write
         pipeline = client.pipeline(transaction=False)
-        pipeline.execute_command(*call)
-        pipeline.execute_command("WAIT", confirm.replicas, int(confirm.timeout * 1000))
+        queue: Callable[..., Any] = pipeline.execute_command
+        queue(*call)
+        queue("WAIT", confirm.replicas, int(confirm.timeout * 1000))
         (written, revision, entry), confirmed = pipeline.execute()
     if not written:
         raise Conflict("flags: somebody else changed the set in between; nothing was written")
@@ -393,15 +405,13 @@ def _str(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _fields(raw: Mapping[Any, Any]) -> dict[str, str]:
-    return {_str(name): _str(value) for name, value in raw.items()}
+def _entries(client: Any, names: Names, count: int) -> list[tuple[str, dict[str, str]]]:
+    """The newest entries of the history, newest first: stream id and fields."""
+    return [
+        (_str(entry), {_str(name): _str(value) for name, value in fields.items()})
+        for entry, fields in client.xrevrange(names.history, count=count)
+    ]
 
 
 def _when(entry: str | bytes) -> float:
     return int(_str(entry).split("-")[0]) / 1000
-
-
-def _change(entry: str | bytes, raw: Mapping[Any, Any]) -> Change:
-    fields = _fields(raw)
-    changed = tuple(json.loads(fields["changed"]))
-    return Change(int(fields["revision"]), fields["who"], fields["why"], _when(entry), changed)

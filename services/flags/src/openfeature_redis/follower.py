@@ -1,10 +1,10 @@
 """The thread that keeps a process's flag set equal to the one in Redis.
 
 It hears of changes in two ways, both of which replicas of Redis 6 and later offer on one connection. A writer
-publishes the new document, which is used at once. Redis itself announces that the key changed (CLIENT TRACKING
-in broadcast mode), whoever changed it and however; then the document is read. It is also read every `resync`
-seconds, so that a lost announcement costs at most that; the same read finds a dead link and a replica that has
-lost its primary.
+publishes the new document, which is used at once. Redis itself announces that the key changed (CLIENT
+TRACKING in broadcast mode), whoever changed it and however; then the document is read. It is also read every
+`resync` seconds, so that a lost announcement costs at most that; the same read finds a dead link and a
+replica that has lost its primary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ log = logging.getLogger("openfeature_redis")
 
 # Seconds between rounds of attempts, doubling from the first to the second.
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
-# Seconds until a server is read again that is expected to become right by itself, or that published something.
+# Seconds until a server is read again that is expected to become right by itself, or that published
+# something.
 RECHECK = 0.05
 
 
@@ -181,7 +182,8 @@ class Follower(threading.Thread):
             for kind, *rest in connection.pushes(left):
                 if kind == b"message":
                     revision, _, document = rest[1].partition(b"\n")
-                    self._pass_on(connection, document, revision)
+                    if revision.isdigit():  # else it is not from a writer of ours
+                        self._pass_on(connection, document, revision)
                     deadline = min(deadline, time.monotonic() + RECHECK)
                     published = True
                 elif kind == b"invalidate" and self._concerns(rest[0]) and not published:

@@ -158,7 +158,7 @@ class RedisProvider(AbstractProvider):
     ) -> FlagResolutionDetails[float]:
         found = self._held.evaluator.resolve_float_value(flag_key, default_value, evaluation_context)
         if found.variant is not None and flag_key in self._held.booleans:
-            # flagd-core makes 1.0 of true, as bool is an int in Python; the specification wants an error (1.3.4)
+            # flagd-core makes 1.0 of true, as bool is an int in Python; the specification (1.3.4) does not
             raise TypeMismatchError("Expected type float but got bool")
         return found
 

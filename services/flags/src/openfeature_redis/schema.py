@@ -304,7 +304,7 @@ class _Rules:
         if not buckets:
             yield Fault(path, "has no buckets; it needs at least one, such as [variant, weight]")
             return
-        weights = []
+        weights: list[int | None] = []
         for index, bucket in enumerate(buckets, start=first):
             here = f"{path}[{index}]"
             if not isinstance(bucket, list) or not 1 <= len(bucket) <= 2:

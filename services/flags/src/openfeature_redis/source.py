@@ -85,7 +85,8 @@ def _ask(sentinel: Address, source: Source) -> Known:
 
 def read_sentinel(primary: Sequence[bytes] | None, replicas: Sequence[Any]) -> Known:
     """Sort out Sentinel's two answers. Replicas come as maps in RESP3 and as flat lists in RESP2."""
-    healthy, doubtful = [], []
+    healthy: list[Address] = []
+    doubtful: list[Address] = []
     for raw in replicas:
         pairs = raw.items() if isinstance(raw, Mapping) else zip(raw[::2], raw[1::2], strict=True)
         fields = {key.decode(): value.decode() for key, value in pairs}

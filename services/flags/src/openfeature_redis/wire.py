@@ -7,8 +7,8 @@ itself: the whole of RESP3 (https://redis.io/docs/latest/develop/reference/proto
 
 from __future__ import annotations
 
-# Python looks this codec up when it first resolves a name. A fork in the middle of that leaves the child with half
-# a module and "unknown encoding: idna" for ever, so it is looked up now.
+# Python looks this codec up when it first resolves a name. A fork in the middle of that leaves the child with
+# half a module and "unknown encoding: idna" for ever, so it is looked up now.
 import encodings.idna  # noqa: F401
 import socket
 import ssl
@@ -109,7 +109,7 @@ class Connection:
         self._deadline = time.monotonic() + self._timeout
         self._socket.settimeout(self._timeout)
         self._socket.sendall(b"".join(encode(command) for command in commands))
-        answers = []
+        answers: list[Any] = []
         while len(answers) < len(commands):
             pushed, answer = self._read()
             if pushed and answer[0] != b"subscribe":  # RESP3 confirms a subscription by a push
