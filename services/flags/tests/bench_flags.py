@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import sub, truediv
 from pathlib import Path
 from typing import Any
 
@@ -248,16 +249,21 @@ class CoreProvider(AbstractProvider):
         return self.core.resolve_object_value(flag_key, default_value, evaluation_context)
 
 
-def costs(count: int, *calls: Callable[[], Any]) -> list[float]:
-    """Median microseconds of each call, in alternating batches so that a busy moment hits all alike."""
+def costs(count: int, *calls: Callable[[], Any]) -> list[list[float]]:
+    """Microseconds of each call, round by round, in batches that take turns so a busy moment hits all alike.
+
+    Every round begins with another call, because the one after a slow one finds the processor's caches cold.
+    """
     samples: list[list[float]] = [[] for _ in calls]
-    for _ in range(max(count // BATCH, 5)):
-        for call, own in zip(calls, samples, strict=True):
+    for number in range(max(count // BATCH, 5)):
+        for offset in range(len(calls)):
+            turn = (number + offset * (1 if number % 2 else -1)) % len(calls)
+            call = calls[turn]
             start = time.perf_counter_ns()
             for _ in range(BATCH):
                 call()
-            own.append((time.perf_counter_ns() - start) / BATCH / 1000)
-    return [statistics.median(own) for own in samples]
+            samples[turn].append((time.perf_counter_ns() - start) / BATCH / 1000)
+    return samples
 
 
 def unleash(folder: Path) -> Any:
@@ -328,10 +334,12 @@ def measure(flip_count: int, count: int) -> list[Figure]:
             }
             if old is not None and key != "targeting":
                 calls["unleash"] = lambda key=key: old.is_enabled(key, visitor)
-            cost = dict(zip(calls, costs(count, *calls.values()), strict=True))
+            rounds = dict(zip(calls, costs(count, *calls.values()), strict=True))
+            cost = {name: statistics.median(own) for name, own in rounds.items()}
             shown = {name: cost[name] for name in ("flagd_core_path", "redis_get", "unleash") if name in cost}
-            ratio = cost["ours"] / cost["flagd_core_path"]
-            added = cost["our_resolve"] - cost["core_resolve"]
+            # compared within each round, so that a neighbour's load falls on both sides
+            ratio = statistics.median(map(truediv, rounds["ours"], rounds["flagd_core_path"]))
+            added = statistics.median(map(sub, rounds["our_resolve"], rounds["core_resolve"]))
             figures += [
                 figure(f"evaluate_{key}", cost["ours"], "us", count, **shown),
                 figure(f"evaluate_{key}_over_core", ratio, "ratio", count, goal=1.10),
