@@ -217,7 +217,7 @@ _COUNTERS = (
     "http_5xx",
     "connect_errors",
     "response_errors",
-    "retries",
+    "redispatches",
 )
 
 
@@ -235,9 +235,13 @@ def difference(new: Look, old: Look | None) -> Mapping[str, Mapping[str, int]] |
 
 
 def errors_of(delta: Mapping[str, int]) -> tuple[int, int]:
-    """Requests and failed requests of one slot. A retried failure counts, though no client saw it."""
+    """Requests and failed requests of one slot.
+
+    A failure counts even if no client saw it: HAProxy counts it as a redispatch from this server when another
+    one answered, and as a connection or response error when that was the last attempt.
+    """
     answered = sum(delta[name] for name in ("http_1xx", "http_2xx", "http_3xx", "http_4xx", "http_5xx"))
-    failed = delta["connect_errors"] + delta["response_errors"]
+    failed = delta["connect_errors"] + delta["response_errors"] + delta["redispatches"]
     return answered + failed, delta["http_5xx"] + failed
 
 
@@ -531,6 +535,8 @@ class Controller:
         try:
             look = self.proxy.look(time.time())
             previous, self._look = self._look, look
+            if previous is not None and previous.pid != look.pid:
+                self._files.clear()
             if state is not None:
                 look = self._converge(state, look, previous)
                 self._look = look
@@ -737,7 +743,7 @@ class Controller:
         seconds = look.at - first.at
         servers: dict[str, Any] = {}
         pools = {
-            pool: {"requests": 0, "errors": 0, "http_5xx": 0, "retries": 0, "sessions": 0}
+            pool: {"requests": 0, "errors": 0, "http_5xx": 0, "redispatches": 0, "sessions": 0}
             for pool in ("prod", "canary")
         }
         timed: dict[str, list[tuple[int, int]]] = {"prod": [], "canary": []}
@@ -752,7 +758,7 @@ class Controller:
                 "requests": requests,
                 "errors": errors,
                 "http_5xx": delta["http_5xx"],
-                "retries": delta["retries"],
+                "redispatches": delta["redispatches"],
                 "sessions": look.observed.sessions.get(slot, 0),
             }
             for name, value in row.items():

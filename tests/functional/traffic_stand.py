@@ -297,15 +297,22 @@ class Stand:
         """The controller's status file."""
         return json.loads(self.status_file.read_text())
 
+    def await_status(self, condition: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
+        """Wait for a status of the controller that meets a condition, and return it."""
+        return until(lambda: (s := self.status()) and condition(s) and s, what)
+
     def servers(self) -> dict[str, str]:
-        """What HAProxy makes of every occupied slot: instance id → ``ready/up`` and the like."""
+        """What HAProxy makes of every occupied slot: instance id → ``ready/up`` and the like.
+
+        A production server is what it is in both backends, ``ready/down+ready/up`` while they differ.
+        """
         text = (self.runtime.ask([f"show map {self.state_dir}/instances.map"])[0]).splitlines()
         ids = {cells[1]: cells[2] for cells in (row.split(" ") for row in text)}
-        return {
-            ids[s.name]: f"{s.admin_state}/{'up' if s.up else 'down'}"
-            for s in self.runtime.servers("prod", "canary")
-            if ids.get(s.name, "-") != "-" and s.backend == ("prod" if s.name.startswith("p") else "canary")
-        }
+        seen: dict[str, set[str]] = {}
+        for s in self.runtime.servers("prod", "canary"):
+            if ids.get(s.name, "-") != "-":
+                seen.setdefault(ids[s.name], set()).add(f"{s.admin_state}/{'up' if s.up else 'down'}")
+        return {id_: "+".join(sorted(states)) for id_, states in seen.items()}
 
     def share(self) -> int:
         """The share HAProxy draws with."""

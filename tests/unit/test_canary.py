@@ -141,13 +141,25 @@ def test_errors_above_the_hard_limit_latch_the_canary_off(
 ) -> None:
     story = Story().healthy()
     made = [story.at(sample.at, sample=sample) for sample in samples]
-    assert bool(made[-1].broke) == breaks
+    assert made[-1].share == (0 if breaks else 30), "nothing more from the first moment on"
+    made.append(story.at(samples[-1].at + 0.3))
+    assert [bool(m.broke) for m in made] == [False] * len(samples) + [breaks], "once, when it is still so"
     assert made[-1].share == (0 if breaks else 30)
     if breaks:
         assert "is above 5 %" in made[-1].broke
-        # Health does not open a latch, time does not either, and it is told only once.
+        # Health does not open a latch, time does not either.
         later = story.at(10_000)
         assert (later.share, later.broke) == (0, "")
+
+
+def test_the_failures_of_a_crash_are_a_matter_of_health_not_of_the_hard_limit() -> None:
+    story = Story().healthy()
+    assert story.at(11, sample=burst(11, 100, 100)).share == 0
+    story.seen = seen((0, READY))
+    assert story.at(11.3, {"c1": 1}, burst(11.3, 10, 10)).reason == "no canary is healthy"
+    story.seen = seen()
+    assert story.at(12, {"c1": 1}).broke == ""
+    assert story.at(22, {"c1": 1}).share == 30
 
 
 def test_a_person_who_turns_it_on_again_starts_with_a_clean_count() -> None:
