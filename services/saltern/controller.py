@@ -54,8 +54,8 @@ WINDOWS = "saltern:windows"
 WINDOWS_LENGTH = 7_200
 WHO = "controller"
 STATUS_STALE_S = 5.0
-_ROUNDS = 3
-"""How often one look may find something left to do before the next is awaited."""
+_ROUNDS = 5
+"""Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone."""
 
 
 # --- configuration
@@ -465,6 +465,7 @@ class Controller:
         self._started = time.time()
         self._look: Look | None = None
         self._window_from: Look | None = None
+        self._told: object = None
         self._saved = ""
         self._files: dict[str, object] = {}
         self._cut: set[tuple[str, float]] = set()
@@ -556,6 +557,8 @@ class Controller:
         decision = self._decide(state, look, previous)
         self._decision = decision
         rejections: list[Rejected] = []
+        done: tuple[str, ...] = ()
+        self._diverged = False
         for _ in range(_ROUNDS):
             plan = reconcile.plan(
                 state,
@@ -571,15 +574,20 @@ class Controller:
             self._last_plan = plan
             if not plan.commands:
                 break
+            if plan.commands == done and not plan.cuts:
+                self._diverged = True
+                break
             if plan.cuts:
                 self._report_cuts(plan, look)
             log.debug("%d commands, first %s", len(plan.commands), plan.commands[0])
             rejections += self.proxy.change(plan.commands)
+            done = plan.commands
             look = self.proxy.look(time.time())
-        for rejection in rejections:
-            log.error("%s", rejection)
-        self._rejections = tuple(str(r) for r in rejections)
-        self._diverged = bool(plan.commands) and not plan.cuts
+        texts = tuple(str(rejection) for rejection in rejections)
+        if texts != self._rejections:
+            for text in texts:
+                log.error("%s", text)
+        self._rejections = texts
         self._applied_revision = state.revision
         return look
 
@@ -692,6 +700,10 @@ class Controller:
             self.state = self.floor
 
     def _publish(self, look: Look) -> None:
+        """Tell what is seen: at once when a state changed, with a finished window otherwise."""
+        seen = self._observed(look)
+        servers = {id_: (s["up"], s["admin"], s["phase"]) for id_, s in seen["servers"].items()}
+        told = (servers, seen["share"], seen["share_reason"], seen["kept"], seen["unplaced"])
         first = self._window_from
         window = None
         if first is None or first.pid != look.pid:
@@ -699,8 +711,9 @@ class Controller:
         elif look.at - first.at >= self.config.window_s:
             window = json.dumps(self._window(look, first))
             self._window_from = look
-        if window is not None or first is None:
-            self.reporter.publish(json.dumps(self._observed(look)), window)
+        if window is not None or told != self._told:
+            self._told = told
+            self.reporter.publish(json.dumps(seen), window)
 
     def _names(self, look: Look) -> Mapping[str, str]:
         return {s: id_ for s, id_ in look.observed.maps["instances"].items() if id_ != reconcile.FREE}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
 
 import pytest
-from traffic_stand import Stand, until
+from traffic_stand import Machine, Stand, until
 
 pytestmark = pytest.mark.functional
 
@@ -280,3 +281,32 @@ def test_what_haproxy_sees_is_published_and_expires_with_the_controller(fleet: S
     assert prod + canary == 200
     fleet.controller.end(signal.SIGKILL)
     assert 0 < fleet.client.ttl("saltern:observed") <= 5
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
+def test_a_canary_that_dies_without_a_word_costs_no_request(make_stand: Callable[..., Stand]) -> None:
+    stand = make_stand()
+    stand.start()
+    for id_ in ("prod1", "prod2"):
+        stand.add(id_)
+    machine = Machine()
+    try:
+        port = stand.start_backend("staging1", machine.address, machine.inside)
+        stand.registry.register("staging1", machine.address, port, "r1", "canary", by="test")
+        stand.await_up("prod1", "prod2", "staging1")
+        stand.await_share(30)
+        with stand.loading(clients=16) as load:
+            until(lambda: load.count(pool="canary") > 50, "canary traffic")
+            machine.drop()
+            stand.await_share(0)
+            canary = load.count(pool="canary")
+            total = load.total
+            until(lambda: load.total > total + 200, "traffic going on")
+            assert load.count(pool="canary") == canary
+            machine.deliver()
+            stand.await_share(30)
+        assert not load.failures
+        assert load.count(status=200) == load.total
+    finally:
+        stand.backends["staging1"].end(signal.SIGKILL)
+        machine.close()
