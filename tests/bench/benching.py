@@ -24,7 +24,8 @@ class Figure:
     unit: str
     goal: str | None = None
     peers: Mapping[str, float] = field(default_factory=dict)
-    runs: Sequence[float] = ()
+    runs: Sequence[float] | int = ()
+    """What each run gave, or, where a run gives only yes or no, how many there were."""
 
     @property
     def met(self) -> bool | None:
@@ -54,7 +55,10 @@ def report(bench: str, figures: Sequence[Figure]) -> dict[str, Any]:
     return {
         "bench": bench,
         "machine": machine(),
-        "figures": [{**asdict(f), "runs": list(f.runs), "met": f.met} for f in figures],
+        "figures": [
+            {**asdict(f), "runs": f.runs if isinstance(f.runs, int) else list(f.runs), "met": f.met}
+            for f in figures
+        ],
     }
 
 
@@ -111,7 +115,15 @@ class WrkResult:
 
 def wrk(url: str, seconds: float, connections: int = 64, threads: int = 1) -> WrkResult:
     """Load a URL with keep-alive connections for a time."""
-    arguments = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", url]
+    arguments = [
+        "wrk",
+        f"-t{threads}",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        "10s",
+        url,
+    ]
     return parse_wrk(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
 
 
