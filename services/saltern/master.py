@@ -117,19 +117,9 @@ def start(fleet: Fleet) -> None:
     if is_running(fleet) and answers(fleet):
         return
     stop(fleet)
-    entries = cgroup.make(group(fleet), None)
     console = fleet.state_dir / "log" / "master.console"
-
-    def enter_groups() -> None:
-        for entry in entries:
-            entry.write_text(str(os.getpid()))
-
-    with console.open("wb") as out:
-        process = subprocess.Popen(
-            [program("salt-master"), "-c", str(fleet.etc)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=enter_groups,
-            cwd=fleet.state_dir,
-        )  # fmt: skip
+    console.unlink(missing_ok=True)
+    process = cgroup.popen(group(fleet), None, [program("salt-master"), "-c", str(fleet.etc)], console)
     end = time.monotonic() + START_SECONDS
     while not answers(fleet):
         if process.poll() is not None or time.monotonic() > end:
