@@ -18,9 +18,10 @@ EXPECTED = (SalternError, RegistryError, ConfigError, redis.RedisError)
 
 
 def plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a runner's function: an expected error becomes the answer, `salt-run` exits with 1.
+    """Decorate a runner's function: an expected error becomes the answer, and `salt-run` exits with 1.
 
-    Salt answers an exception with its traceback. A return code in `__context__` is how a runner says that it failed.
+    Salt answers an exception with its traceback. A return code in `__context__` tells the event bus that a runner
+    failed, one in the answer tells the shell.
     """
 
     @functools.wraps(function)
@@ -29,7 +30,7 @@ def plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         except EXPECTED as error:
             function.__globals__["__context__"]["retcode"] = 1
-            return f"Error: {error}"
+            return {"error": str(error), "retcode": 1}
 
     answer.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return answer
