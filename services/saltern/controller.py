@@ -55,7 +55,8 @@ WINDOWS_LENGTH = 7_200
 WHO = "controller"
 STATUS_STALE_S = 5.0
 _ROUNDS = 5
-"""Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone."""
+"""Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone.
+"""
 
 
 # --- configuration

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +13,9 @@ from typing import Any
 
 import pytest
 from scipy.stats import binom
-from traffic_stand import Stand, ask, default_pillar, merge, render, until
+from traffic_stand import HAPROXY, Stand, ask, default_pillar, merge, render, until
 
 pytestmark = pytest.mark.functional
-
-HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 
 PILLARS: list[tuple[str, dict[str, Any]]] = [
     ("as it is", {}),

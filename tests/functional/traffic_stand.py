@@ -31,6 +31,7 @@ from saltern.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -255,8 +256,7 @@ class Stand:
         self.config_file = directory / "haproxy.cfg"
         self.controller_file = directory / "controller.json"
         self.redis = redis_process(directory, self.redis_port)
-        haproxy = shutil.which("haproxy") or "/usr/sbin/haproxy"
-        self.haproxy = Process([haproxy, "-W", "-f", str(self.config_file)], directory / "haproxy.log")
+        self.haproxy = Process([HAPROXY, "-W", "-f", str(self.config_file)], directory / "haproxy.log")
         self.controller = Process(
             [sys.executable, "-m", "saltern.controller", "--verbose", "--config", str(self.controller_file)],
             directory / "controller.log",
