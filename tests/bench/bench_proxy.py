@@ -19,9 +19,9 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1] / "functional")]
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "services"))
 
-import psutil
-from benching import Figure, main, median, report, wrk
-from traffic_stand import HAPROXY, Process, Stand, free_port, until
+import psutil  # noqa: E402
+from benching import Figure, main, median, report, wrk  # noqa: E402
+from traffic_stand import HAPROXY, Process, Stand, free_port, until  # noqa: E402
 
 SHARE = 30
 PRODUCTION, CANARY = ("prod1", "prod2", "prod3"), "staging1"

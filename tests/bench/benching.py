@@ -111,7 +111,15 @@ class WrkResult:
 
 def wrk(url: str, seconds: float, connections: int = 64, threads: int = 1) -> WrkResult:
     """Load a URL with keep-alive connections for a time."""
-    arguments = ["wrk", f"-t{threads}", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s", url]
+    arguments = [
+        "wrk",
+        f"-t{threads}",
+        f"-c{connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        "10s",
+        url,
+    ]
     return parse_wrk(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
 
 
