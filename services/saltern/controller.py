@@ -54,8 +54,8 @@ WINDOWS = "saltern:windows"
 WINDOWS_LENGTH = 7_200
 WHO = "controller"
 STATUS_STALE_S = 5.0
-_ROUNDS = 3
-"""How often one look may find something left to do before the next is awaited."""
+_ROUNDS = 5
+"""Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone."""
 
 
 # --- configuration
@@ -217,7 +217,7 @@ _COUNTERS = (
     "http_5xx",
     "connect_errors",
     "response_errors",
-    "retries",
+    "redispatches",
 )
 
 
@@ -235,9 +235,13 @@ def difference(new: Look, old: Look | None) -> Mapping[str, Mapping[str, int]] |
 
 
 def errors_of(delta: Mapping[str, int]) -> tuple[int, int]:
-    """Requests and failed requests of one slot. A retried failure counts, though no client saw it."""
+    """Requests and failed requests of one slot.
+
+    A failure counts even if no client saw it: HAProxy counts it as a redispatch from this server when another
+    one answered, and as a connection or response error when that was the last attempt.
+    """
     answered = sum(delta[name] for name in ("http_1xx", "http_2xx", "http_3xx", "http_4xx", "http_5xx"))
-    failed = delta["connect_errors"] + delta["response_errors"]
+    failed = delta["connect_errors"] + delta["response_errors"] + delta["redispatches"]
     return answered + failed, delta["http_5xx"] + failed
 
 
@@ -461,6 +465,7 @@ class Controller:
         self._started = time.time()
         self._look: Look | None = None
         self._window_from: Look | None = None
+        self._told: object = None
         self._saved = ""
         self._files: dict[str, object] = {}
         self._cut: set[tuple[str, float]] = set()
@@ -531,6 +536,8 @@ class Controller:
         try:
             look = self.proxy.look(time.time())
             previous, self._look = self._look, look
+            if previous is not None and previous.pid != look.pid:
+                self._files.clear()
             if state is not None:
                 look = self._converge(state, look, previous)
                 self._look = look
@@ -550,6 +557,8 @@ class Controller:
         decision = self._decide(state, look, previous)
         self._decision = decision
         rejections: list[Rejected] = []
+        done: tuple[str, ...] = ()
+        self._diverged = False
         for _ in range(_ROUNDS):
             plan = reconcile.plan(
                 state,
@@ -565,15 +574,20 @@ class Controller:
             self._last_plan = plan
             if not plan.commands:
                 break
+            if plan.commands == done and not plan.cuts:
+                self._diverged = True
+                break
             if plan.cuts:
                 self._report_cuts(plan, look)
             log.debug("%d commands, first %s", len(plan.commands), plan.commands[0])
             rejections += self.proxy.change(plan.commands)
+            done = plan.commands
             look = self.proxy.look(time.time())
-        for rejection in rejections:
-            log.error("%s", rejection)
-        self._rejections = tuple(str(r) for r in rejections)
-        self._diverged = bool(plan.commands) and not plan.cuts
+        texts = tuple(str(rejection) for rejection in rejections)
+        if texts != self._rejections:
+            for text in texts:
+                log.error("%s", text)
+        self._rejections = texts
         self._applied_revision = state.revision
         return look
 
@@ -686,6 +700,10 @@ class Controller:
             self.state = self.floor
 
     def _publish(self, look: Look) -> None:
+        """Tell what is seen: at once when a state changed, with a finished window otherwise."""
+        seen = self._observed(look)
+        servers = {id_: (s["up"], s["admin"], s["phase"]) for id_, s in seen["servers"].items()}
+        told = (servers, seen["share"], seen["share_reason"], seen["kept"], seen["unplaced"])
         first = self._window_from
         window = None
         if first is None or first.pid != look.pid:
@@ -693,8 +711,9 @@ class Controller:
         elif look.at - first.at >= self.config.window_s:
             window = json.dumps(self._window(look, first))
             self._window_from = look
-        if window is not None or first is None:
-            self.reporter.publish(json.dumps(self._observed(look)), window)
+        if window is not None or told != self._told:
+            self._told = told
+            self.reporter.publish(json.dumps(seen), window)
 
     def _names(self, look: Look) -> Mapping[str, str]:
         return {s: id_ for s, id_ in look.observed.maps["instances"].items() if id_ != reconcile.FREE}
@@ -737,7 +756,7 @@ class Controller:
         seconds = look.at - first.at
         servers: dict[str, Any] = {}
         pools = {
-            pool: {"requests": 0, "errors": 0, "http_5xx": 0, "retries": 0, "sessions": 0}
+            pool: {"requests": 0, "errors": 0, "http_5xx": 0, "redispatches": 0, "sessions": 0}
             for pool in ("prod", "canary")
         }
         timed: dict[str, list[tuple[int, int]]] = {"prod": [], "canary": []}
@@ -752,7 +771,7 @@ class Controller:
                 "requests": requests,
                 "errors": errors,
                 "http_5xx": delta["http_5xx"],
-                "retries": delta["retries"],
+                "redispatches": delta["redispatches"],
                 "sessions": look.observed.sessions.get(slot, 0),
             }
             for name, value in row.items():
