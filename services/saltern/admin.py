@@ -348,18 +348,19 @@ class Admin:
     ) -> Call:
         query = _query(environ.get("QUERY_STRING", ""))
         raw = _body(environ, self.config.body_kib * 1024) if route.method not in ("GET", "HEAD") else b""
-        body = None
+        bodies = []
         if raw:
             if route.body is not None and not _is_json(environ.get("CONTENT_TYPE", "")):
                 raise Problem(415, "body: send it with Content-Type: application/json")
-            body = admin_schema.parse(raw)
+            bodies.append(admin_schema.parse(raw))
         elif route.body_required:
             known = ", ".join(route.body["properties"]) if route.body else ""
             raise Problem(400, f"body: missing; send a JSON object with {known}")
-        check_call(route, params, query, body)
+        check_call(route, params, query, bodies)
         what = f"{route.method} {route.path.format(**params)}"
         seen = _if_match(environ.get("HTTP_IF_MATCH")) if route.if_match else None
-        return Call(f"admin:{scope or 'nobody'}@{remote}", scope, dict(params), query, body or {}, what, seen)
+        body = bodies[0] if bodies else {}
+        return Call(f"admin:{scope or 'nobody'}@{remote}", scope, dict(params), query, body, what, seen)
 
 
 def routes(admin: Admin) -> tuple[Route, ...]:

@@ -230,8 +230,12 @@ SCHEMAS: Mapping[str, Schema] = {
 }
 
 
-def check_call(route: Route, params: Mapping[str, str], query: Mapping[str, str], body: Any) -> None:
-    """Raise admin_schema.Unfit unless parameters and body are what the route takes."""
+def check_call(
+    route: Route, params: Mapping[str, str], query: Mapping[str, str], bodies: Sequence[Any]
+) -> None:
+    """Raise admin_schema.Unfit unless parameters and body are what the route takes; ``bodies`` is empty when
+    none was sent, which is not the same as null.
+    """
     for name, schema in route.params.items():
         admin_schema.check(schema, params[name], name)
     for name, value in query.items():
@@ -239,7 +243,7 @@ def check_call(route: Route, params: Mapping[str, str], query: Mapping[str, str]
             known = ", ".join(route.query) or "none"
             raise admin_schema.Unfit(f"query: {admin_schema.show(name)} is unknown; known are {known}")
         admin_schema.check(route.query[name], value, f"query.{name}")
-    if body is not None:
+    for body in bodies:
         if route.body is None:
             raise admin_schema.Unfit("body: this takes none; leave it out")
         admin_schema.check(route.body, body, "body")

@@ -1,4 +1,4 @@
-"""The admin API as a process of its own, before whatever stands there: a bare Redis, or a whole traffic plane."""
+"""The admin API as a process of its own, before a traffic plane or whatever else stands there."""
 
 from __future__ import annotations
 
