@@ -23,6 +23,7 @@ A profile takes a size; ``memory`` (MiB) and ``cpus`` in it take precedence over
 """
 
 import logging
+from pathlib import Path
 
 import salt.config as config
 import salt.utils.cloud
@@ -145,8 +146,7 @@ def _minion_files(vm_):
     files = {}
     if vm_.get("pub_key"):
         minion = salt.utils.cloud.minion_config(__opts__, vm_)
-        with open(f"{__opts__['pki_dir']}/master.pub", encoding="ascii") as handle:
-            master = handle.read()
+        master = (Path(__opts__["pki_dir"]) / "master.pub").read_text(encoding="ascii")
         files = {
             "etc/salt/minion": (salt.utils.yaml.safe_dump(minion, default_flow_style=False), 0o640),
             "etc/salt/pki/minion/minion.pem": (vm_["priv_key"], 0o400),
@@ -172,9 +172,7 @@ def destroy(name, call=None):
     _do(machine.destroy, name)
     _event("destroyed", name, instance_id=name)
     if __opts__.get("update_cachedir", False) is True:
-        __utils__["cloud.delete_minion_cachedir"](
-            name, _get_active_provider_name().split(":")[0], __opts__
-        )
+        __utils__["cloud.delete_minion_cachedir"](name, _get_active_provider_name().split(":")[0], __opts__)
     return {"Success": True}
 
 
@@ -305,9 +303,7 @@ def list_nodes(call=None):
 
         salt-cloud -Q
     """
-    return {
-        name: _node(name, about) for name, about in machine.describe(_fleet()).items() if about["made"]
-    }
+    return {name: _node(name, about) for name, about in machine.describe(_fleet()).items() if about["made"]}
 
 
 def list_nodes_full(call=None):
@@ -337,9 +333,7 @@ def list_nodes_select(call=None):
 
         salt-cloud -S
     """
-    return salt.utils.cloud.list_nodes_select(
-        list_nodes_full("function"), __opts__["query.selection"], call
-    )
+    return salt.utils.cloud.list_nodes_select(list_nodes_full("function"), __opts__["query.selection"], call)
 
 
 def avail_images(call=None):

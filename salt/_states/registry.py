@@ -57,7 +57,10 @@ def present(name, port, release, timeout=60):
     try:
         client = _client()
     except KeyError as error:
-        ret.update(result=False, comment=f"registry: pillar has no {error}; the machine's id gives it no role in a pool")
+        ret.update(
+            result=False,
+            comment=f"registry: pillar has no {error}; the machine's id gives it no role in a pool",
+        )
         return ret
     sent = 0.0
     problem = "it does not show the instance"
@@ -71,7 +74,9 @@ def present(name, port, release, timeout=60):
                 break
             problem = f"it shows {found}"
             if __opts__["test"]:
-                ret.update(result=None, comment=f"{name} would be registered", changes=_changes(first, wanted))
+                ret.update(
+                    result=None, comment=f"{name} would be registered", changes=_changes(first, wanted)
+                )
                 return ret
             if time.monotonic() - sent > 5:
                 _announce(name, wanted)

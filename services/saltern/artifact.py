@@ -30,7 +30,12 @@ POOLS = ("prod", "canary")
 
 @dataclass(frozen=True)
 class Artifact:
-    """:ivar id: what names it everywhere; :ivar sha256: of the file; :ivar file: its name below the file server's root"""
+    """One artifact.
+
+    :ivar id: what names it everywhere
+    :ivar sha256: of the file, hex
+    :ivar file: where it is below the file server's root
+    """
 
     id: str
     sha256: str
@@ -56,7 +61,9 @@ def build(fleet: Fleet, package: Path, requirements: Path, prefix: str) -> Artif
             "-r", str(requirements),
         ])  # fmt: skip
         if native := sorted(p.name for p in site.rglob("*.so")):
-            raise SalternError(f"{requirements}: {native[0]} is not pure Python; artifacts must run on every machine")
+            raise SalternError(
+                f"{requirements}: {native[0]} is not pure Python; artifacts must run on every machine"
+            )
         content = _pack(site, package)
     digest = hashlib.sha256(content).hexdigest()
     artifact = Artifact(f"{prefix}{digest[:12]}", digest, f"artifacts/{prefix}{digest[:12]}.tar.gz")
@@ -74,12 +81,18 @@ def _pack(site: Path, package: Path) -> bytes:
     files = {
         path.relative_to(site).as_posix(): path
         for path in site.rglob("*")
-        if path.is_file() and not path.relative_to(site).parts[0] == "bin" and path.suffix != ".pyc"
+        if path.is_file()
+        and path.relative_to(site).parts[0] != "bin"
+        and path.suffix != ".pyc"
         # pip records here when and where from it installed
         and path.name not in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
     }
     for path in package.rglob("*"):
-        if path.is_file() and "__pycache__" not in path.parts and "tests" not in path.relative_to(package).parts:
+        if (
+            path.is_file()
+            and "__pycache__" not in path.parts
+            and "tests" not in path.relative_to(package).parts
+        ):
             files[f"{package.name}/{path.relative_to(package).as_posix()}"] = path
     raw = io.BytesIO()
     with (
@@ -109,7 +122,9 @@ def releases(fleet: Fleet) -> dict[str, Artifact]:
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError) as error:
-        raise SalternError(f"{path}: not a table of releases ({error}); `./saltern up` makes it anew") from error
+        raise SalternError(
+            f"{path}: not a table of releases ({error}); `./saltern up` makes it anew"
+        ) from error
 
 
 def want(fleet: Fleet, changes: dict[str, Artifact]) -> None:
@@ -118,5 +133,3 @@ def want(fleet: Fleet, changes: dict[str, Artifact]) -> None:
         table = {**releases(fleet), **changes}
         text = json.dumps({name: a.__dict__ for name, a in sorted(table.items())}, indent=1)
         write_atomically(fleet.state_dir / "releases.json", text + "\n")
-
-

@@ -18,25 +18,41 @@ from saltern import doctor, fleet, master, status, up
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
 
-STAGE_STYLE = {"ready": "green", "failed": "bold red", "waiting": "dim", "half-made": "yellow", "stopped": "red"}
+STAGE_STYLE = {
+    "ready": "green",
+    "failed": "bold red",
+    "waiting": "dim",
+    "half-made": "yellow",
+    "stopped": "red",
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their flags."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--fleet", metavar="NAME", help=f"which fleet (default: {fleet.DEFAULT_NAME})")
-    common.add_argument("--state-dir", metavar="DIR", help="where it is kept (default: a folder of SALTERN_HOME)")
+    common.add_argument(
+        "--state-dir", metavar="DIR", help="where it is kept (default: a folder of SALTERN_HOME)"
+    )
     main = argparse.ArgumentParser(
-        prog="saltern", description="A reactive fleet on SaltStack: real machines, configured by Salt, on this host."
+        prog="saltern",
+        description="A reactive fleet on SaltStack: real machines, configured by Salt, on this host.",
     )
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, words: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=words, description=words, parents=[common])
 
-    each = add("up", "bring the fleet up; run it again to go on where it stopped, or to check that all is as it should be")
-    each.add_argument("--subnet", metavar="CIDR", help=f"the fleet's network (default: {fleet.DEFAULT_SUBNET})")
-    each.add_argument("--pillar", metavar="DIR", help="the pillar to serve (default: pillar/ of this checkout)")
+    each = add(
+        "up",
+        "bring the fleet up; run it again to go on where it stopped, or to check that all is as it should be",
+    )
+    each.add_argument(
+        "--subnet", metavar="CIDR", help=f"the fleet's network (default: {fleet.DEFAULT_SUBNET})"
+    )
+    each.add_argument(
+        "--pillar", metavar="DIR", help="the pillar to serve (default: pillar/ of this checkout)"
+    )
     each.add_argument("--machines", metavar="ID,ID", help="these machines instead of the default eleven")
     each = add("status", "show the fleet's machines")
     each.add_argument("--json", action="store_true", help="as one JSON object")
@@ -44,8 +60,12 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--purge", action="store_true", help="remove the machine image too")
     each = add("doctor", "say what this machine lacks, and the remedy")
     each.add_argument("--subnet", metavar="CIDR", help="the network to look for")
-    each = commands.add_parser("test", help="run the tests", description="Run the tests; without names, every kind.")
-    each.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(TEST_KINDS)}; or pytest's own arguments after --")
+    commands.add_parser(
+        "test",
+        help="run the tests",
+        description=f"Run the tests: of every kind, or of those named ({', '.join(TEST_KINDS)}). "
+        "Whatever else is given goes to pytest.",
+    )
     each = commands.add_parser("bench", help="measure", description="Measure one of the benches.")
     each.add_argument("name", metavar="NAME", help="which; `list` names them")
     each.add_argument("--json", action="store_true", help="as one JSON object")
@@ -58,7 +78,10 @@ TEST_KINDS = ("unit", "functional", "integration", "e2e", "browser")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when it did what it says, 130 when it was interrupted."""
-    chosen = parser().parse_args(arguments)
+    chosen, others = parser().parse_known_args(arguments)
+    if others and chosen.command != "test":
+        parser().error(f"{chosen.command}: unknown arguments: {' '.join(others)}")
+    chosen.others = others
     try:
         return {
             "up": _up, "status": _status, "down": _down, "doctor": _doctor, "test": _test, "bench": _bench,
@@ -66,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SalternError as error:
         print(f"saltern: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; say no more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"\nsaltern: interrupted; run `./saltern {chosen.command}` again to go on", file=sys.stderr)
         return 130
@@ -73,12 +100,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _root() -> None:
     if os.geteuid() != 0:
-        raise SalternError("must run as root: it makes machines, a bridge and a firewall table; try: sudo ./saltern")
+        raise SalternError(
+            "must run as root: it makes machines, a bridge and a firewall table; try: sudo ./saltern"
+        )
 
 
 def _chosen(arguments: argparse.Namespace) -> Fleet:
     return fleet.choose(
-        arguments.fleet, arguments.state_dir, getattr(arguments, "subnet", None), getattr(arguments, "pillar", None)
+        arguments.fleet,
+        arguments.state_dir,
+        getattr(arguments, "subnet", None),
+        getattr(arguments, "pillar", None),
     )
 
 
@@ -137,7 +169,9 @@ def _up(arguments: argparse.Namespace) -> int:
         up.up(chosen, progress, machines)
     changed = sum(progress.changed.values())
     urls = status.urls(chosen)
-    print(f"fleet {chosen.name}: {len(machines)} machines ready in {screen.seconds().strip()}, {changed} states changed")
+    print(
+        f"fleet {chosen.name}: {len(machines)} machines ready in {screen.seconds().strip()}, {changed} states changed"
+    )
     print(f"  product    {urls['product']}\n  admin API  {urls['admin']}\n  alerts     {urls['alerts']}")
     print("next:  . .venv/bin/activate && salt '*' test.ping    |    ./saltern status    |    ./saltern down")
     return 0
@@ -152,16 +186,21 @@ def _status(arguments: argparse.Namespace) -> int:
     for heading in ("machine", "role", "address", "state", "release", "memory", "cpus"):
         table.add_column(heading)
     for each in answer["machines"]:
-        state = Text(each["state"], STAGE_STYLE.get(each["state"], ""))
-        used = f"{each['memory_used']}/{each['memory']} MiB" if each["memory_used"] is not None else f"{each['memory']} MiB"
+        words = each["state"] if each["want"] in (None, "ready") else f"{each['state']}, {each['want']}"
+        state = Text(words, STAGE_STYLE.get(each["state"], ""))
+        used = (
+            f"{each['memory_used']}/{each['memory']} MiB"
+            if each["memory_used"] is not None
+            else f"{each['memory']} MiB"
+        )
         table.add_row(
             each["id"], each["role"], each["address"], state, each["release"] or "", used, f"{each['cpus']:g}"
         )
     console = Console()
     console.print(table)
     print("\n".join(f"{name:<10} {url}" for name, url in answer["urls"].items()))
-    if not answer["master"]:
-        print("the Salt master does not answer; `./saltern up` starts it")
+    for note in answer["notes"]:
+        print(f"note: {note}")
     return 0
 
 
@@ -184,10 +223,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    kinds = [k for k in arguments.kinds if k in TEST_KINDS]
-    others = [k for k in arguments.kinds if k not in TEST_KINDS]
-    folders = [str(REPOSITORY / "tests" / kind) for kind in kinds or TEST_KINDS]
-    if not kinds or "unit" in kinds or "functional" in kinds:
+    kinds = [k for k in arguments.others if k in TEST_KINDS]
+    others = [k for k in arguments.others if k not in TEST_KINDS]
+    folders = [str(REPOSITORY / "tests" / kind) for kind in kinds]
+    if not kinds and not any((REPOSITORY / each.partition("::")[0]).exists() for each in others):
+        folders = [str(REPOSITORY / "tests" / kind) for kind in TEST_KINDS]
+    if len(folders) > 1 or "functional" in kinds:
         folders.append(str(REPOSITORY / "services"))
     _exec([master.program("pytest"), *folders, *others])
     return 1

@@ -36,13 +36,17 @@ class Finding:
 def examine(fleet: Fleet) -> Iterator[Finding]:
     """Look at everything `up` depends on."""
     root = os.geteuid() == 0
-    yield Finding("user", "root" if root else "not root", "" if root else "run it as root: sudo ./saltern doctor")
+    yield Finding(
+        "user", "root" if root else "not root", "" if root else "run it as root: sudo ./saltern doctor"
+    )
     try:
         codename = image.os_release().get("VERSION_CODENAME", "?")
         image.host_sources()
         yield Finding("apt sources", f"this host's own for {codename}")
     except (SalternError, OSError) as error:
-        yield Finding("apt sources", str(error), "machines are made of this host's own release; add its apt source")
+        yield Finding(
+            "apt sources", str(error), "machines are made of this host's own release; add its apt source"
+        )
     for program, package in PROGRAMS.items():
         at = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
         yield Finding(program, at or "not installed", "" if at else f"apt-get install {package}")
@@ -52,7 +56,7 @@ def examine(fleet: Fleet) -> Iterator[Finding]:
     free, needed = image.free_mib(fleet.state_dir), image.SPACE_NEEDED_MIB
     yield Finding(
         "disk", f"{free} MiB free for {fleet.state_dir}",
-        "" if image.ready() or free >= needed else f"free {needed - free} MiB more, or set SALTERN_HOME to another disk",
+        "" if image.ready() or free >= needed else f"free {needed - free} MiB more, or move SALTERN_HOME",
     )  # fmt: skip
     user = network.clash(fleet, network.links())
     yield Finding(
@@ -64,22 +68,30 @@ def examine(fleet: Fleet) -> Iterator[Finding]:
         yield Finding("pillar", "valid")
     except SalternError as error:
         yield Finding("pillar", str(error), "correct that file")
-    yield Finding("image", f"{image.key()} is built" if image.ready() else "not built yet; `./saltern up` builds it")
+    yield Finding(
+        "image", f"{image.key()} is built" if image.ready() else "not built yet; `./saltern up` builds it"
+    )
     yield from _machines(fleet)
 
 
 def _cgroups() -> Finding:
     kind = "v2" if cgroup.is_v2() else "v1"
-    needed = [cgroup.ROOT] if cgroup.is_v2() else [cgroup.ROOT / h for h in ("pids", "memory", "cpu", "systemd")]
+    needed = (
+        [cgroup.ROOT] if cgroup.is_v2() else [cgroup.ROOT / h for h in ("pids", "memory", "cpu", "systemd")]
+    )
     lacking = [str(path) for path in needed if not os.access(path, os.W_OK)]
     if lacking:
-        return Finding("control groups", f"{kind}, {lacking[0]} cannot be written", "mount it, or leave the container")
+        return Finding(
+            "control groups", f"{kind}, {lacking[0]} cannot be written", "mount it, or leave the container"
+        )
     return Finding("control groups", kind)
 
 
 def _overlay() -> Finding:
     known = "overlay" in Path("/proc/filesystems").read_text()
-    return Finding("overlay", "known" if known else "unknown to this kernel", "" if known else "modprobe overlay")
+    return Finding(
+        "overlay", "known" if known else "unknown to this kernel", "" if known else "modprobe overlay"
+    )
 
 
 def _memory() -> Finding:

@@ -80,7 +80,9 @@ def once(counters: Counters, event: Event) -> None:
         raise Rejected(f"event {event.tag!r} from {event.machine}: counter {event.counter} was used before")
 
 
-def check(fleet: Fleet, counters: Counters, tag: str, minion_id: object, payload: object, now_ns: int) -> Event:
+def check(
+    fleet: Fleet, counters: Counters, tag: str, minion_id: object, payload: object, now_ns: int
+) -> Event:
     """Authenticate an event and let it through once.
 
     :raises Rejected: it must cause nothing

@@ -78,7 +78,9 @@ def configure(fleet: Fleet) -> bool:
 
 
 def link(fleet: Fleet) -> None:
-    """Point the checkout's Saltfile at this fleet."""
+    """Point the checkout's Saltfile at this fleet, unless it points at another one that is there."""
+    if LINK.is_symlink() and LINK.readlink() != fleet.state_dir and (LINK / "fleet.json").exists():
+        return
     new = LINK.with_name(f".saltern.{os.getpid()}")
     new.symlink_to(fleet.state_dir)
     new.replace(LINK)
@@ -125,7 +127,7 @@ def start(fleet: Fleet) -> None:
     with console.open("wb") as out:
         process = subprocess.Popen(
             [program("salt-master"), "-c", str(fleet.etc)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=enter_groups,  # noqa: PLW1509
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=enter_groups,
             cwd=fleet.state_dir,
         )  # fmt: skip
     end = time.monotonic() + START_SECONDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from saltern import events, secrets
+from saltern.errors import SalternError
 from saltern.fleet import MACHINE_ID, Fleet, role_of
 from saltern.pillar import POOL_OF_ROLE, load
 from saltern.redis_link import connect
@@ -18,13 +19,10 @@ def link(fleet: Fleet):
     """The master's own client of the fleet's Redis."""
     settings, addresses = load(fleet.pillar_dir)["redis"], fleet.addresses()
     if settings["primary"] not in addresses:
-        raise events.SalternError(f"redis: fleet {fleet.name} has no machine {settings['primary']}; `./saltern up` makes it")
+        raise SalternError(f"redis: fleet {fleet.name} has no {settings['primary']}; `./saltern up` makes it")
+    address = f"{addresses[settings['primary']]}:{settings['port']}"
     password = secrets.load(fleet)["redis"]["admin"]
-    return connect({
-        "redis": {
-            "addresses": [f"{addresses[settings['primary']]}:{settings['port']}"], "username": "admin", "password": password,
-        }
-    })  # fmt: skip
+    return connect({"redis": {"addresses": [address], "username": "admin", "password": password}})
 
 
 def register(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict:
@@ -36,7 +34,9 @@ def register(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict
     client = link(fleet)
     event = events.check(fleet, client, tag, minion_id, payload, time.time_ns())
     if set(event.values) != FIELDS or role_of(event.machine) not in POOL_OF_ROLE:
-        raise events.Rejected(f"event {tag!r} from {event.machine}: it is no instance, or says something else than {FIELDS}")
+        raise events.Rejected(
+            f"event {tag!r} from {event.machine}: it is no instance, or says something else than {FIELDS}"
+        )
     address = fleet.addresses().get(event.machine)
     if address is None:
         raise events.Rejected(f"event {tag!r}: fleet {fleet.name} has no machine {event.machine}")
@@ -53,5 +53,7 @@ def unregister(fleet: Fleet, minion_id: object) -> dict:
         raise events.Rejected(f"{minion_id!r} is not a machine's id")
     if minion_id in fleet.inventory():
         raise events.Rejected(f"{minion_id} is still there; `salt-cloud -d {minion_id}` ends it first")
-    change = Registry(link(fleet)).unregister(minion_id, cause=f"salt/cloud/{minion_id}/destroyed", by="master")
+    change = Registry(link(fleet)).unregister(
+        minion_id, cause=f"salt/cloud/{minion_id}/destroyed", by="master"
+    )
     return {"instance": minion_id, "revision": change.revision}

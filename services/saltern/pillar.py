@@ -38,7 +38,7 @@ def faults(pillar: Mapping[str, Any]) -> Iterator[str]:
     ours = {key: value for key, value in pillar.items() if key in known or not key.startswith("_")}
     for error in sorted(validator.iter_errors(ours), key=lambda e: list(map(str, e.absolute_path))):
         where = ".".join(map(str, error.absolute_path)) or "pillar"
-        file = f"pillar/{str(error.absolute_path[0])}.sls: " if error.absolute_path else ""
+        file = f"pillar/{error.absolute_path[0]!s}.sls: " if error.absolute_path else ""
         about = f" ({error.schema['description']})" if "description" in error.schema else ""
         yield f"{file}{where}: {error.message}{about}"
 
@@ -63,12 +63,16 @@ def load(folder: Path) -> dict[str, Any]:
     try:
         names = [name for names in top["base"].values() for name in names]
     except (KeyError, TypeError, AttributeError) as error:
-        raise SalternError(f"{folder}/top.sls: no `base:` with lists of files; compare it with git") from error
+        raise SalternError(
+            f"{folder}/top.sls: no `base:` with lists of files; compare it with git"
+        ) from error
     merged: dict[str, Any] = {}
     for name in dict.fromkeys(names):
         content = _yaml(folder / f"{name}.sls")
         if not isinstance(content, dict):
-            raise SalternError(f"{folder}/{name}.sls: holds {type(content).__name__}; a table of settings is right")
+            raise SalternError(
+                f"{folder}/{name}.sls: holds {type(content).__name__}; a table of settings is right"
+            )
         merged.update(content)
     check(merged)
     return merged
@@ -91,7 +95,9 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
     role = role_of(minion_id)
     addresses = fleet.addresses()
     if minion_id not in addresses:
-        raise SalternError(f"machine {minion_id}: fleet {fleet.name} has none by this name; salt-cloud makes one")
+        raise SalternError(
+            f"machine {minion_id}: fleet {fleet.name} has none by this name; salt-cloud makes one"
+        )
     kept = secrets.load(fleet)
     told: dict[str, Any] = {
         "fleet": {

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from saltern import master
+import redis
+
+from saltern import master, members
+from saltern.errors import SalternError
 from saltern.fleet import Fleet, role_of
 from saltern.local import machine
+from saltern.registry import Instance, Registry
 
 
 def urls(fleet: Fleet) -> dict[str, str]:
@@ -25,15 +29,20 @@ def status(fleet: Fleet) -> dict:
     :raises SalternError: there is no such fleet
     """
     fleet = Fleet.load(fleet.state_dir)
+    instances, notes = _instances(fleet)
+    if not master.answers(fleet):
+        notes.append("the Salt master does not answer; `./saltern up` starts it")
     machines = []
     for name, about in sorted(machine.describe(fleet).items()):
         usage = about["usage"] or {}
+        instance = instances.get(name)
         machines.append({
             "id": name,
             "role": role_of(name),
             "address": about["address"],
             "state": about["state"],
-            "release": None,
+            "want": instance.want if instance else None,
+            "release": instance.release if instance else None,
             "memory": about["memory"],
             "memory_used": round(usage["memory"]) if usage else None,
             "cpus": about["cpus"],
@@ -43,5 +52,13 @@ def status(fleet: Fleet) -> dict:
         "machines": machines,
         "urls": urls(fleet),
         "state_dir": str(fleet.state_dir),
-        "master": master.answers(fleet),
+        "notes": notes,
     }
+
+
+def _instances(fleet: Fleet) -> tuple[dict[str, Instance], list[str]]:
+    """What the registry has, and what a person must know if it cannot be asked."""
+    try:
+        return dict(Registry(members.link(fleet)).snapshot().instances), []
+    except (redis.RedisError, SalternError) as error:
+        return {}, [f"the registry cannot be asked ({error}); releases are not shown"]

@@ -120,7 +120,9 @@ def _machines(fleet: Fleet, wanted: tuple[str, ...], progress: Progress) -> None
             _follow(fleet, failed, progress, watch, None)
     if failed := _not_ready(wanted, progress):
         first = failed[0]
-        why = progress.faults.get(first, f"no answer in {READY_SECONDS:g} s; {machine.last_words(fleet, first)}")
+        why = progress.faults.get(
+            first, f"no answer in {READY_SECONDS:g} s; {machine.last_words(fleet, first)}"
+        )
         more = f" (and {len(failed) - 1} more: {', '.join(failed[1:])})" if failed[1:] else ""
         raise SalternError(f"{first}: {why}{more}; `./saltern up` goes on from here")
 
@@ -189,7 +191,7 @@ def understand(tag: str, data: Mapping) -> tuple[str, str, object] | None:
     if parts[:2] == ["salt", "job"] and data.get("fun") in ("state.apply", "state.highstate"):
         if parts[3:] == ["new"]:
             return ",".join(data.get("minions", [])), "configuring", None
-        if parts[3:4] == ["ret"] and not data.get("arg", [None])[0:1] == ["test"]:
+        if parts[3:4] == ["ret"]:
             return parts[4], "returned", data.get("return")
     return None
 
@@ -217,9 +219,9 @@ def _follow(
     pending = set(names)
     end = time.monotonic() + READY_SECONDS
     while pending and time.monotonic() < end:
-        if creating and creating.poll():
-            log = (fleet.state_dir / "log" / "create.log").read_text()
-            raise SalternError(f"salt-cloud: {last_line(log)} (all of it: {fleet.state_dir / 'log' / 'create.log'})")
+        if creating and creating.poll() is not None:
+            _check_made(fleet, names, creating.returncode)
+            creating = None
         try:
             event = understand(*watch.queue.get(timeout=0.5))
         except queue.Empty:
@@ -243,6 +245,23 @@ def _follow(
                 pending.discard(name)
             elif STAGES.index(stage) > STAGES.index(progress.machines[name]):
                 progress.stage(name, stage)
+
+
+def _check_made(fleet: Fleet, names: Iterable[str], status: int) -> None:
+    """salt-cloud has ended: every machine must be there now.
+
+    :raises SalternError: one is not; with salt-cloud's own words
+    """
+    known = fleet.inventory()
+    lacking = [name for name in names if not known.get(name, {}).get("made")]
+    if status or lacking:
+        log = fleet.state_dir / "log" / "create.log"
+        errors = [line for line in log.read_text().splitlines() if "[ERROR" in line or "Error" in line]
+        words = last_line("\n".join(errors)) if errors else f"exit status {status}"
+        raise SalternError(
+            f"salt-cloud: {', '.join(lacking) or 'all'} not made: {words} (all of it: {log}); "
+            "`./saltern up` goes on from here"
+        )
 
 
 def down(fleet: Fleet, *, purge: bool = False, tell: Callable[[str], None] = lambda _: None) -> None:

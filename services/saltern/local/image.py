@@ -106,9 +106,7 @@ def _deb822(line: str) -> str:
 def host_sources(root: Path = Path("/etc/apt")) -> str:
     """The host's own apt sources for its own release."""
     files = [root / "sources.list", *sorted((root / "sources.list.d").glob("*"))]
-    texts = [
-        (f.name, f.read_text()) for f in files if f.is_file() and f.suffix in (".sources", ".list")
-    ]
+    texts = [(f.name, f.read_text()) for f in files if f.is_file() and f.suffix in (".sources", ".list")]
     return apt_sources(texts, os_release()["VERSION_CODENAME"])
 
 

@@ -75,7 +75,9 @@ def load(fleet: Fleet, name: str) -> Machine:
     """
     values = fleet.inventory().get(name)
     if values is None:
-        raise SalternError(f"machine {name!r}: fleet {fleet.name} has none by this name; `salt-cloud -Q` lists them")
+        raise SalternError(
+            f"machine {name!r}: fleet {fleet.name} has none by this name; `salt-cloud -Q` lists them"
+        )
     return Machine.from_dict(values)
 
 
@@ -159,7 +161,9 @@ def _mount(fleet: Fleet, machine: Machine) -> Path:
     if not os.path.ismount(root):
         lower = image.images() / machine.image / "root"
         if not lower.exists():
-            raise SalternError(f"machine {machine.id}: its image {machine.image} is gone; destroy and create it")
+            raise SalternError(
+                f"machine {machine.id}: its image {machine.image} is gone; destroy and create it"
+            )
         options = f"lowerdir={lower},upperdir={home / 'upper'},workdir={home / 'work'}"
         run(["mount", "-t", "overlay", "overlay", "-o", options, str(root)])
     return root
@@ -199,7 +203,7 @@ def _boot(fleet: Fleet, machine: Machine) -> None:
     with (home / "console.log").open("ab") as console:
         leader = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
-            preexec_fn=enter_groups,  # noqa: PLW1509
+            preexec_fn=enter_groups,
         )  # fmt: skip
     # The machine is up once its own init runs; the program that boots it says what is wrong by ending.
     end = time.monotonic() + BOOT_SECONDS

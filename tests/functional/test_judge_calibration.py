@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from saltern.judge import Thresholds
 
-pytestmark = pytest.mark.unit
-
 
 def load_bench():
     path = Path(__file__).resolve().parents[1] / "bench" / "bench_judge.py"

@@ -1,0 +1,52 @@
+"""For every test: what importing Salt does to Python put right, and the mark of each test's kind."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent
+KINDS = ("unit", "functional", "integration", "e2e", "browser")
+
+
+def mend_import_hooks() -> None:
+    """Give Salt's import hook the method that Python 3.4 brought and pytest needs.
+
+    `salt/__init__.py` puts a `NaclImporter` with the old `find_module` alone in front of all other hooks.
+    Python forgives that; pytest, importing test modules by `--import-mode=importlib`, does not.
+    """
+
+    def find_spec(hook: object, name: str, path: object = None, target: object = None) -> object:
+        loader = hook.find_module(name, path)
+        return None if loader is None else importlib.util.spec_from_loader(name, loader)
+
+    for hook in sys.meta_path:
+        if not hasattr(hook, "find_spec"):
+            type(hook).find_spec = find_spec
+
+
+def end_deferred_logging() -> None:
+    """Take away the handler in which Salt collects every warning, to print them all as the process ends."""
+    if "salt" in sys.modules:
+        import salt._logging
+
+        salt._logging.shutdown_temp_handler()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure() -> None:
+    """pytest-salt-factories has imported Salt by now; no test module is imported yet."""
+    mend_import_hooks()
+    end_deferred_logging()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test's folder says of which kind it is; a service's own tests start daemons unless marked."""
+    for item in items:
+        parts = item.path.relative_to(ROOT).parts
+        kind = parts[1] if parts[0] == "tests" else "functional"
+        if kind in KINDS and not any(item.get_closest_marker(each) for each in KINDS):
+            item.add_marker(kind)
