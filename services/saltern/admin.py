@@ -56,7 +56,7 @@ from .controller import STATUS_STALE_S, read_status
 from .haproxy import HAProxyError, Runtime, parse_info
 from .redis_link import connect
 from .registry import REVISION as REVISION_KEY
-from .registry import Conflict, Registry, RegistryError, State, UnknownInstance
+from .registry import Conflict, Registry, RegistryError, State, UnknownInstance, check_text
 
 log = logging.getLogger("saltern.admin")
 
@@ -360,7 +360,10 @@ class Admin:
         what = f"{route.method} {route.path.format(**params)}"
         seen = _if_match(environ.get("HTTP_IF_MATCH")) if route.if_match else None
         body = bodies[0] if bodies else {}
-        return Call(f"admin:{scope or 'nobody'}@{remote}", scope, dict(params), query, body, what, seen)
+        call = Call(f"admin:{scope or 'nobody'}@{remote}", scope, dict(params), query, body, what, seen)
+        # The journal takes only what can be printed, and a change must not be made that it cannot hold.
+        check_text(call.cause, "cause")
+        return call
 
 
 def routes(admin: Admin) -> tuple[Route, ...]:
@@ -446,6 +449,9 @@ def _callback(admin: Admin, route: Route) -> Callable[..., bottle.HTTPResponse]:
     def serve(**params: str) -> bottle.HTTPResponse:
         environ = bottle.request.environ
         environ["saltern.route"] = (route.method, route.path)
+        if route.writes and environ["REQUEST_METHOD"] == "HEAD":
+            # bottle answers HEAD as GET, and this GET changes something.
+            raise bottle.HTTPError(405, Allow=route.method)
         answer = admin.answer(route, environ, params)
         text = answer.document if answer.content_type != JSON else json.dumps(answer.document) + "\n"
         headers = {**_HEADERS, **answer.headers, "Content-Type": answer.content_type}

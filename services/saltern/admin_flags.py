@@ -185,7 +185,11 @@ class Flags:
             try:
                 document = edit(stored.document)
                 made = flagset.write(
-                    self.admin.client, document, who=call.who, why=call.cause or call.what, expected=stored
+                    self.admin.client,
+                    document,
+                    who=call.who,
+                    why=call.cause.strip() or call.what,
+                    expected=stored,
                 )
             except flagset.Conflict:
                 continue

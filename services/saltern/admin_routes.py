@@ -324,7 +324,7 @@ def _operation(route: Route) -> dict[str, Any]:
             }
         )
     operation: dict[str, Any] = {
-        "operationId": f"{route.method.lower()}{re.sub(r'[{}]', '', route.path.title()).replace('/', '')}",
+        "operationId": route.method.lower() + re.sub(r"\W", "", route.path.title()),
         "summary": route.summary,
         "responses": dict(sorted(responses.items())),
     }

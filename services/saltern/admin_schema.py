@@ -80,6 +80,10 @@ def parse(raw: bytes) -> Any:
         raise Malformed("a number has too many digits") from None
     if _deeper(value, DEEPEST):
         raise Malformed(f"nested more than {DEEPEST} levels deep")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Malformed("half of a surrogate pair is no character") from None
     return value
 
 

@@ -1,7 +1,7 @@
 """What Salt's runners ``canary.*`` and ``fleet.status`` do, on the master.
 
-They are the admin API's functions, without HTTP. Turning the canary off is the one thing that must work without Redis; then it goes over the admin API on the
-proxy, which tells HAProxy itself.
+They are the admin API's functions, without HTTP. Turning the canary off is the one thing that must work
+without Redis; then it goes over the admin API on the proxy, which tells HAProxy itself.
 """
 
 from __future__ import annotations
