@@ -124,8 +124,13 @@ class Admin:
         outcome = canary_control.turn_on(
             self.registry, by=call.who, reason=call.body.get("reason", ""), cause=call.cause
         )
-        # A person has decided after whatever ordered this.
-        orders.done(self.orders, orders.waiting(self.orders))
+        # A person has decided after whoever gave these.
+        try:
+            orders.done(self.orders, orders.waiting(self.orders))
+        except OSError as error:
+            log.error(
+                "orders to turn the canary off stay in %s and will be carried out: %s", self.orders, error
+            )
         return self._done(call, outcome)
 
     def _off(self, call: Call, reason: str) -> Answer:

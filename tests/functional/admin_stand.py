@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from traffic_stand import ROOT, Process, Stand, free_port, merge, until
 
+OURS = (ROOT / "services", ROOT / "services/flags/src")
 READ, WRITE = "read-token-of-the-tests", "write-token-of-the-tests"
 
 
@@ -62,7 +64,7 @@ class AdminStand:
         self.process = Process(
             [sys.executable, "-m", "saltern.admin", "--config", str(self.file)],
             directory / "admin.log",
-            {"PYTHONPATH": f"{ROOT / 'services'}:{ROOT / 'services/flags/src'}"},
+            {"PYTHONPATH": os.pathsep.join(map(str, [*OURS, os.environ.get("PYTHONPATH", "")]))},
         )
 
     @classmethod
