@@ -1,7 +1,7 @@
 # The admin API on proxy1. Its tokens are secrets: made at the first `up`, in the fleet's secrets.json.
 admin:
-  # Where it listens: an IP address of proxy1, 0.0.0.0 is every IPv4 one; TCP port.
-  address: 0.0.0.0
+  # Where it listens: "*" is every IPv4 address of proxy1; TCP port.
+  address: "*"
   port: 8081
   # Requests it works on at once.
   threads: 8

@@ -4,12 +4,14 @@ The canary: its share of the traffic, whether it is on, and whether it is good e
 
 from saltern import canary_runs
 from saltern.fleet import Fleet
+from saltern.runners import plain_errors
 
 
 def _fleet():
     return Fleet.load(__opts__["saltern_state_dir"])
 
 
+@plain_errors
 def status():
     """
     Tell the canary's share, wanted and in effect, why, and whether it is latched off.
@@ -23,6 +25,7 @@ def status():
     return canary_runs.status(_fleet())
 
 
+@plain_errors
 def share(percent, cause="", by="salt-run"):
     """
     Set the canary's share of the requests.
@@ -45,6 +48,7 @@ def share(percent, cause="", by="salt-run"):
     return canary_runs.share(_fleet(), percent, cause=cause, by=by)
 
 
+@plain_errors
 def off(reason="turned off by hand", cause="", by="salt-run"):
     """
     Turn the canary off, until somebody or a new release turns it on.
@@ -69,6 +73,7 @@ def off(reason="turned off by hand", cause="", by="salt-run"):
     return canary_runs.off(_fleet(), reason, cause=cause, by=by)
 
 
+@plain_errors
 def on(reason="", cause="", by="salt-run"):
     """
     Allow the canary requests again; they follow when it is found healthy.
@@ -91,6 +96,7 @@ def on(reason="", cause="", by="salt-run"):
     return canary_runs.on(_fleet(), reason, cause=cause, by=by)
 
 
+@plain_errors
 def judge(seconds=300, save="", **thresholds):
     """
     Compare the canary with production over the last seconds: pass, fail or hold, each metric and its numbers.

@@ -9,10 +9,10 @@ from __future__ import annotations
 import http.client
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import redis
 
@@ -20,9 +20,8 @@ from saltern import canary_control, members, overview, pillar, secrets, windows
 from saltern import judge as judging
 from saltern.errors import SalternError
 from saltern.fleet import Fleet, role_of, write_atomically
-from saltern.registry import Registry, RegistryError
+from saltern.registry import Registry, check_share
 
-_Result = TypeVar("_Result")
 _TIMEOUT_S = 5.0
 _LONGEST_S = 7200
 """The controller keeps two hours of seconds."""
@@ -31,69 +30,54 @@ _LONGEST_S = 7200
 def status(fleet: Fleet) -> dict[str, Any]:
     """The canary's share and latch.
 
-    Raises SalternError when Redis cannot be reached.
+    Raises SalternError, RegistryError or redis.RedisError when the registry cannot be read.
     """
-
-    def look(registry: Registry) -> dict[str, Any]:
-        return overview.canary(registry.snapshot(), overview.read_observed(registry.client, time.time()))
-
-    return _with_registry(fleet, look)
+    registry = _registry(fleet)
+    return overview.canary(registry.snapshot(), overview.read_observed(registry.client, time.time()))
 
 
 def fleet_status(fleet: Fleet) -> dict[str, Any]:
     """Every instance, the canary, and what is wrong.
 
-    Raises SalternError when Redis cannot be reached.
+    Raises SalternError, RegistryError or redis.RedisError when the registry cannot be read.
     """
-
-    def look(registry: Registry) -> dict[str, Any]:
-        seen = overview.read_observed(registry.client, time.time())
-        return overview.overview(registry.snapshot(), seen)
-
-    return _with_registry(fleet, look)
+    registry = _registry(fleet)
+    return overview.overview(registry.snapshot(), overview.read_observed(registry.client, time.time()))
 
 
 def share(fleet: Fleet, percent: object, *, cause: str = "", by: str) -> dict[str, Any]:
     """Set the canary's share.
 
-    Raises SalternError on anything but a percentage, and when Redis cannot be reached.
+    Raises RegistryError on anything but a percentage, and redis.RedisError.
     """
-
-    def act(registry: Registry) -> dict[str, Any]:
-        return canary_control.set_share(registry, percent, by=by, cause=cause).to_data()
-
-    return _with_registry(fleet, act)
+    wanted = check_share(percent)
+    return canary_control.set_share(_registry(fleet), wanted, by=by, cause=cause).to_data()
 
 
 def on(fleet: Fleet, reason: str = "", *, cause: str = "", by: str) -> dict[str, Any]:
     """Open the latch.
 
-    Raises SalternError when Redis cannot be reached.
+    Raises RegistryError on an unprintable reason, and redis.RedisError.
     """
-    return _with_registry(
-        fleet, lambda registry: canary_control.turn_on(registry, by=by, reason=reason, cause=cause).to_data()
-    )
+    return canary_control.turn_on(_registry(fleet), by=by, reason=reason, cause=cause).to_data()
 
 
 def off(fleet: Fleet, reason: str, *, cause: str = "", by: str) -> dict[str, Any]:
     """Turn the canary off, in the registry or, failing that, by way of every proxy's admin API.
 
-    Raises SalternError when neither way is open.
+    Raises RegistryError on an unusable reason, SalternError when neither way is open.
     """
     try:
-        return canary_control.turn_off(Registry(members.link(fleet)), reason, by=by, cause=cause).to_data()
-    except RegistryError as error:
-        raise SalternError(str(error)) from error
+        return canary_control.turn_off(_registry(fleet), reason, by=by, cause=cause).to_data()
     except redis.RedisError as error:
         problem = f"redis: {error}"
     body = {"reason": f"{by}: {reason}"[:200], "cause": cause}
-    answers = {
-        name: _post(fleet, name, "/canary/off", body)
-        for name in fleet.addresses()
-        if role_of(name) == "proxy"
-    }
+    proxies = [name for name in fleet.addresses() if role_of(name) == "proxy"]
+    answers = {name: _post(fleet, name, "/canary/off", body) for name in proxies}
+    if refusals := [answer["error"] for answer in answers.values() if "error" in answer]:
+        raise SalternError(f"canary: it may still be on; {problem}; {'; '.join(refusals)}")
     if not answers:
-        raise SalternError(f"canary: {problem}, and fleet {fleet.name} has no proxy to tell")
+        raise SalternError(f"canary: it is still on; {problem}, and fleet {fleet.name} has no proxy to tell")
     return {"redis": problem, **answers}
 
 
@@ -105,14 +89,14 @@ def judge(
     Thresholds come from the pillar's ``canary:judge``, then from ``thresholds``; ``save`` names a file for
     the record. Machines' own samples of cpu and memory are not recorded yet, so on those the judge holds.
 
-    Raises SalternError on a bad number, when there is nothing to judge, and when Redis cannot be reached.
+    Raises SalternError on a bad number and when there is nothing to judge, and redis.RedisError.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= _LONGEST_S:
         raise SalternError(f"canary.judge: seconds {seconds!r} is not a number from 1 to {_LONGEST_S}")
     configured = pillar.load(fleet.pillar_dir)["canary"]["judge"]
     try:
         limits = judging.Thresholds().with_values(configured).with_values(thresholds or {})
-        entries = _with_registry(fleet, lambda registry: windows.read(registry.client, seconds))
+        entries = windows.read(_registry(fleet).client, seconds)
         canary, production = windows.pair(entries)
         record = judging.Record(canary, production, limits)
         verdict = judging.judge(canary, production, limits)
@@ -143,15 +127,8 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def _with_registry(fleet: Fleet, do: Callable[[Registry], _Result]) -> _Result:
-    try:
-        return do(Registry(members.link(fleet)))
-    except RegistryError as error:
-        raise SalternError(str(error)) from error
-    except redis.RedisError as error:
-        raise SalternError(
-            f"redis: {error}; `salt 'redis*' service.status redis-server` tells more"
-        ) from error
+def _registry(fleet: Fleet) -> Registry:
+    return Registry(members.link(fleet))
 
 
 def _post(fleet: Fleet, proxy: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +142,6 @@ def _post(fleet: Fleet, proxy: str, path: str, body: Mapping[str, Any]) -> dict[
         answer = link.getresponse()
         return {"status": answer.status, **json.loads(answer.read())}
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return {"status": 0, "error": f"{proxy}: the admin API does not answer ({error})"}
+        return {"error": f"{proxy}: the admin API does not answer ({error})"}
     finally:
         link.close()

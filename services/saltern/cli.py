@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -140,9 +140,9 @@ class _Screen:
                 self.shown[name] = stage
                 print(f"{self.seconds()}  {name} {stage}", file=sys.stderr)
 
-    def table(self) -> Table:
+    def table(self) -> Group:
+        head = Text.assemble((self.seconds(), "dim"), "  ", (self.words or "starting", "bold"))
         table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_row(Text(self.seconds(), "dim"), Text(self.words or "starting", "bold"))
         for name, stage in self.progress.machines.items():
             steps = up.STAGES.index(stage) if stage in up.STAGES else len(up.STAGES) - 1
             bar = "━" * (4 * steps) + "╌" * (4 * (len(up.STAGES) - 1 - steps))
@@ -153,7 +153,7 @@ class _Screen:
             if stage == "failed":
                 words += f": {self.progress.faults.get(name, '')}"
             table.add_row(name, Text(bar, style), Text(words, style, overflow="ellipsis", no_wrap=True))
-        return table
+        return Group(head, table)
 
 
 def _up(arguments: argparse.Namespace) -> int:

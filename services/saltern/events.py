@@ -54,6 +54,8 @@ def authenticate(secret: str, tag: str, minion_id: object, payload: object, now_
         raise Rejected(f"event {tag!r} from {minion_id}: it speaks for {signed['machine']!r}")
     if not re.fullmatch(rf"[a-z]+/[a-z]+/{minion_id}/[a-z/]+", tag):
         raise Rejected(f"event {tag!r} from {minion_id}: the tag is not its own")
+    if signed["counter"] <= 0:
+        raise Rejected(f"event {tag!r} from {minion_id}: its counter is not above 0")
     if signed["counter"] > now_ns + FURTHEST_AHEAD_NS:
         raise Rejected(f"event {tag!r} from {minion_id}: its counter is more than an hour in the future")
     return Event(minion_id, tag, signed["values"], signed["counter"])

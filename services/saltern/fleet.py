@@ -22,11 +22,13 @@ DEFAULT_MACHINES = (
     "proxy1", "redis1", "redis2", "redis3", "prod1", "prod2", "prod3", "prod4", "prod5", "staging1", "ops1",
 )  # fmt: skip
 ROLES = ("proxy", "redis", "prod", "staging", "ops")
-MACHINE_ID = re.compile(rf"^({'|'.join(ROLES)})[0-9]{{1,4}}$")
-FLEET_NAME = re.compile(r"^[a-z][a-z0-9]{0,9}$")
+MACHINE_ID = re.compile(rf"^({'|'.join(ROLES)})[0-9]{{1,4}}\Z")
+FLEET_NAME = re.compile(r"^[a-z][a-z0-9]{0,9}\Z")
 # Unix socket paths end at 107 bytes; Salt's longest name below the run folder takes 40 of them.
 LONGEST_STATE_DIR = 60
 FIRST_HOST = 10
+# RFC 1918.
+PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 
 
 def home() -> Path:
@@ -72,7 +74,7 @@ class Fleet:
             raise SalternError(
                 f"subnet {self.subnet!r}: {error}; an IPv4 network such as {DEFAULT_SUBNET} is right"
             ) from error
-        if not network.is_private or network.prefixlen > 26 or network.prefixlen < 16:
+        if not any(map(network.subnet_of, PRIVATE)) or not 16 <= network.prefixlen <= 26:
             raise SalternError(
                 f"subnet {self.subnet}: not a private IPv4 network between /16 and /26, such as {DEFAULT_SUBNET}"
             )
@@ -157,10 +159,12 @@ class Fleet:
         found = {}
         for path in sorted(self.machines_dir.glob("*/machine.json")):
             try:
-                found[path.parent.name] = json.loads(path.read_text())
+                about = json.loads(path.read_text())
+                ipaddress.IPv4Address(about["address"])
+                found[path.parent.name] = about
             except FileNotFoundError:
                 continue  # destroyed while we looked
-            except ValueError as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise SalternError(
                     f"{path}: not a machine's description ({error}); `salt-cloud -d {path.parent.name}` clears it"
                 ) from error
@@ -204,10 +208,10 @@ def choose(name: str | None = None, state_dir: str | None = None, subnet: str | 
 
     :raises SalternError: a setting contradicts the fleet that is kept there, or is not valid
     """
-    name = name or os.environ.get("SALTERN_FLEET") or DEFAULT_NAME
-    folder = Path(state_dir).resolve() if state_dir else home() / name
+    name = name or os.environ.get("SALTERN_FLEET")
+    folder = Path(state_dir).resolve() if state_dir else home() / (name or DEFAULT_NAME)
     wanted = Fleet(
-        name,
+        name or DEFAULT_NAME,
         subnet or DEFAULT_SUBNET,
         folder,
         Path(pillar_dir).resolve() if pillar_dir else REPOSITORY / "pillar",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import yaml
 from saltern import artifact, secrets
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet, role_of
+from saltern.judge import Thresholds
+from saltern.steps import Plan
 
 SCHEMA_FILE = Path(__file__).with_name("pillar_schema.json")
 POOL_OF_ROLE = {"prod": "prod", "staging": "canary"}
@@ -32,15 +36,80 @@ def schema() -> dict:
 
 
 def faults(pillar: Mapping[str, Any]) -> Iterator[str]:
-    """Everything that is wrong with a pillar, one line each: where, what, and what would be right."""
-    validator = jsonschema.Draft202012Validator(schema())
-    known = set(schema()["properties"])
-    ours = {key: value for key, value in pillar.items() if key in known or not key.startswith("_")}
-    for error in sorted(validator.iter_errors(ours), key=lambda e: list(map(str, e.absolute_path))):
-        where = ".".join(map(str, error.absolute_path)) or "pillar"
-        file = f"pillar/{error.absolute_path[0]!s}.sls: " if error.absolute_path else ""
-        about = f" ({error.schema['description']})" if "description" in error.schema else ""
-        yield f"{file}{where}: {error.message}{about}"
+    """Everything that is wrong with a pillar, one line each: file, key, what, and what would be right.
+
+    Keys that start with an underscore are somebody else's: Salt's own, or an operator's for states of their own.
+    """
+    ours = {key: value for key, value in pillar.items() if not str(key).startswith("_")}
+    errors = sorted(jsonschema.Draft202012Validator(schema()).iter_errors(ours), key=_place)
+    found = [line for error in errors for line in _lines(error)]
+    named = {tuple(error.absolute_path) for error in errors}
+    found += [_line(path, words) for path, words in _odd(ours, ()) if path not in named]
+    # What holds between values can be asked only once each of them is right.
+    yield from found or _contradictions(ours)
+
+
+def _place(error: jsonschema.ValidationError) -> list[str]:
+    return list(map(str, error.absolute_path))
+
+
+def _lines(error: jsonschema.ValidationError) -> Iterator[str]:
+    path = tuple(error.absolute_path)
+    about = f" ({error.schema['description']})" if "description" in error.schema else ""
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema["properties"])
+        for key in sorted(map(str, set(error.instance) - set(known))):
+            close = difflib.get_close_matches(key, known, 1)
+            remedy = f"{close[0]} is meant?" if close else f"there are {', '.join(known)}"
+            yield _line((*path, key), f"no such setting; {remedy}")
+    elif error.validator == "required":
+        for key in error.validator_value:
+            if key not in error.instance and f"{key!r} is" in error.message:
+                yield _line((*path, key), "missing; git shows its default")
+    else:
+        yield _line(path, f"{' '.join(error.message.split())}{about}")
+
+
+def _line(path: Sequence[object], words: str) -> str:
+    return f"pillar/{path[0]}.sls: {'.'.join(map(str, path))}: {words}"
+
+
+def _odd(value: object, path: tuple) -> Iterator[tuple[tuple, str]]:
+    """Values that pass a schema without being meant by it: `.nan` is beyond no limit, and a pattern's `$` lets a
+    line feed through at the end.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        yield path, "not a number"
+    elif isinstance(value, str) and not value.isprintable():
+        yield path, f"{value!r} is not one printable line"
+    elif isinstance(value, Mapping | list):
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _odd(each, (*path, key))
+
+
+# Settings of one machine that must be different TCP ports.
+PORTS_OF_A_MACHINE = (
+    (("traffic", "listen", "port"), ("traffic", "metrics", "port")),
+    (("ops", "alertmanager_port"), ("ops", "mail", "sink_port")),
+)
+
+
+def _contradictions(pillar: Mapping[str, Any]) -> Iterator[str]:
+    """Values that are right each by itself and not together."""
+    for first, second in PORTS_OF_A_MACHINE:
+        if (port := _at(pillar, first)) == _at(pillar, second):
+            yield _line(second, f"{port} is {'.'.join(first)} already; another port is right")
+    for section, read in (("judge", Thresholds().with_values), ("steps", Plan.from_data)):
+        try:
+            read(pillar["canary"].get(section, {}))
+        except ValueError as error:
+            yield _line(("canary", section), str(error).removeprefix(f"{section}: "))
+
+
+def _at(pillar: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        pillar = pillar[key]
+    return pillar
 
 
 def check(pillar: Mapping[str, Any]) -> None:
@@ -73,6 +142,11 @@ def load(folder: Path) -> dict[str, Any]:
             raise SalternError(
                 f"{folder}/{name}.sls: holds {type(content).__name__}; a table of settings is right"
             )
+        for key in content:
+            if key != name and not str(key).startswith("_"):
+                raise SalternError(
+                    f"{folder}/{name}.sls: {key}: not a setting of this file; it holds {name} alone"
+                )
         merged.update(content)
     check(merged)
     return merged
@@ -83,7 +157,7 @@ def _yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
         raise SalternError(f"{path}: missing; `git checkout {path.parent.name}` brings it back") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SalternError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 

@@ -192,7 +192,7 @@ def test_a_killed_product_process_costs_no_request(live: Live) -> None:
     text = load.communicate(timeout=60)[0]
     assert failed_requests(text) == 0, text
     assert "requests in" in text
-    wait_for(lambda: len(live.instances_seen()) == 6, 40, "systemd has started them again, and they serve")
+    wait_for(lambda: len(live.instances_seen()) == 6, 90, "systemd has started them again, and they serve")
 
 
 def test_a_killed_machine_costs_at_most_the_requests_it_had_and_up_brings_it_back(live: Live) -> None:
@@ -354,7 +354,7 @@ machine.create(Fleet.load(sys.argv[1]), "prod7", Limits(256, 1), "prod", {})
         (("-p", "nonsense", "prod7"), "nonsense"),
         (("-y", "-a", "resize", "prod1", "memory=lots"), "lots"),
         (("-y", "-a", "resize", "prod1", "memory=1"), "128"),
-        (("-y", "-d", "prod77"), "prod77"),
+        (("-y", "-d", "prod77"), "No machines were found"),
     ],
     ids=[
         "id of no role",

@@ -58,7 +58,7 @@ SICK: list[tuple[str, Callable[[socket.socket], None], type[HAProxyError]]] = [
 def test_a_sick_socket_is_an_exception_in_time(
     what: str, answer: Callable[[socket.socket], None], error: type[HAProxyError], tmp_path: Path
 ) -> None:
-    with answering(tmp_path / "s", answer) as runtime, pytest.raises(error, match="^haproxy: "):
+    with answering(tmp_path / "s", answer) as runtime, pytest.raises(error, match=r"^haproxy: "):
         runtime.servers("prod")
 
 

@@ -64,32 +64,45 @@ def apt_sources(texts: Iterable[tuple[str, str]], codename: str) -> str:
     :param codename: the release, such as bookworm; a source for anything else is a third party's
     :raises SalternError: there is none
     """
-    kept = []
+    kept, carried = [], set()
     for name, text in texts:
         stanzas = (
             re.split(r"\n\s*\n", text)
             if name.endswith(".sources")
-            else [_deb822(line) for line in text.splitlines() if line.strip().startswith("deb ")]
+            else [_deb822(line) for line in text.splitlines() if re.match(r"\s*deb\s", line)]
         )
         for stanza in stanzas:
-            fields = dict(re.findall(r"^([\w-]+):[ \t]*(.*)$", stanza, re.MULTILINE))
-            suites = fields.get("Suites", "").split()
+            fields = _fields(stanza)
+            suites = [
+                s for s in fields.get("suites", "").split() if s == codename or s.startswith(f"{codename}-")
+            ]
+            ours = [suite for suite in suites if not suite.endswith("-backports")]
             if (
-                "deb" in fields.get("Types", "").split()
-                and fields.get("Enabled", "yes") == "yes"
-                and "main" in fields.get("Components", "").split()
-                and suites
-                and all(suite == codename or suite.startswith(f"{codename}-") for suite in suites)
-                and not any(suite.endswith("-backports") for suite in suites)
+                ours
+                and len(suites) == len(fields["suites"].split())
+                and "deb" in fields.get("types", "").split()
+                and fields.get("enabled", "yes").lower()
+                not in ("no", "false", "without", "off", "disable", "0")
+                and "main" in fields.get("components", "").split()
             ):
+                carried.update(ours)
+                fields |= {"types": "deb", "suites": " ".join(ours)}
                 keep = ("Types", "URIs", "Suites", "Components", "Signed-By")
-                fields["Types"] = "deb"
-                kept.append("\n".join(f"{key}: {fields[key]}" for key in keep if fields.get(key)))
-    if not kept:
+                kept.append(
+                    "\n".join(f"{key}: {fields[key.lower()]}" for key in keep if fields.get(key.lower()))
+                )
+    if codename not in carried:
         raise SalternError(
             f"apt: no source of this host carries {codename}; machines are made from the host's own sources"
         )
     return "\n\n".join(dict.fromkeys(kept)) + "\n"
+
+
+def _fields(stanza: str) -> dict[str, str]:
+    """The fields of a deb822 stanza by their lower-case names; a value keeps the lines it is continued on."""
+    text = "\n".join(line for line in stanza.splitlines() if not line.startswith("#"))
+    found = re.findall(r"^([\w-]+):[ \t]*(.*(?:\n[ \t]+.*)*)$", text, re.MULTILINE)
+    return {name.lower(): value.rstrip() for name, value in found}
 
 
 def _deb822(line: str) -> str:
@@ -145,6 +158,18 @@ def free_mib(folder: Path) -> int:
     return shutil.disk_usage(folder).free // (1024 * 1024)
 
 
+def check_space() -> None:
+    """Refuse to begin an image that cannot be finished.
+
+    :raises SalternError: too little disk
+    """
+    if (free := free_mib(images())) < SPACE_NEEDED_MIB:
+        raise SalternError(
+            f"disk: {free} MiB free for {images()}, and the image needs {SPACE_NEEDED_MIB}; "
+            "free some, or set SALTERN_HOME to a folder on a larger disk"
+        )
+
+
 def build(tell: Callable[[str], None] = lambda _: None) -> Path:
     """Make the image, unless it is there.
 
@@ -159,11 +184,7 @@ def build(tell: Callable[[str], None] = lambda _: None) -> Path:
         if ready():
             return path()
         _remove_half_made()
-        if (free := free_mib(images())) < SPACE_NEEDED_MIB:
-            raise SalternError(
-                f"disk: {free} MiB free for {images()}, and the image needs {SPACE_NEEDED_MIB}; "
-                "free some, or set SALTERN_HOME to a folder on a larger disk"
-            )
+        check_space()
         half = images() / f".half.{key()}"
         half.mkdir()
         try:

@@ -1,0 +1,107 @@
+"""Artifacts: what goes into one, and that the same source makes the same bytes. Building is in tests/functional."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import tarfile
+from pathlib import Path
+
+import pytest
+from saltern import artifact
+from saltern.artifact import Artifact
+from saltern.errors import SalternError
+
+SITE = {
+    "bottle.py": "bottle",
+    "redis/__init__.py": "",
+    "redis-8.1.dist-info/METADATA": "Name: redis",
+    "redis-8.1.dist-info/RECORD": "where pip put it",
+    "redis-8.1.dist-info/INSTALLER": "pip",
+    "redis-8.1.dist-info/direct_url.json": "{}",
+    "redis-8.1.dist-info/REQUESTED": "",
+    "redis/__pycache__/x.cpython-311.pyc": "bytecode",
+    "bin/gunicorn": "#!/where/it/was/built/python",
+}
+PACKAGE = {
+    "__init__.py": "",
+    "app.py": "application = 1",
+    "views/page.tpl": "<p>ü</p>",
+    "__pycache__/app.cpython-311.pyc": "bytecode",
+    "tests/test_app.py": "def test(): pass",
+}
+PACKED = [
+    "bottle.py",
+    "product/__init__.py",
+    "product/app.py",
+    "product/views/page.tpl",
+    "redis-8.1.dist-info/METADATA",
+    "redis/__init__.py",
+    "RELEASE",
+]
+
+
+def lay(folder: Path, files: dict[str, str], seed: int) -> Path:
+    """Write the files in some order, with some times and modes."""
+    rng = random.Random(seed)
+    for name in rng.sample(sorted(files), len(files)):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(files[name])
+        path.chmod(rng.choice([0o600, 0o644, 0o755]))
+        os.utime(path, (rng.randrange(10**9), rng.randrange(10**9)))
+    return folder
+
+
+def pack(folder: Path, seed: int = 0, **changes: str) -> bytes:
+    return artifact._pack(
+        lay(folder / "site", SITE, seed), lay(folder / "product", {**PACKAGE, **changes}, seed)
+    )
+
+
+def test_the_same_source_makes_the_same_bytes_wherever_and_whenever(tmp_path):
+    assert len({pack(tmp_path / str(seed), seed) for seed in range(5)}) == 1
+
+
+def test_any_change_of_the_source_makes_other_bytes(tmp_path):
+    assert pack(tmp_path / "a") != pack(tmp_path / "b", **{"app.py": "application = 2"})
+    assert pack(tmp_path / "c") != pack(tmp_path / "d", **{"new.py": ""})
+
+
+def test_only_what_is_imported_is_packed_and_the_marker_comes_last(tmp_path):
+    with tarfile.open(fileobj=io.BytesIO(pack(tmp_path))) as archive:
+        assert archive.getnames() == PACKED
+        for entry in archive:
+            assert entry.isfile()
+            assert (entry.mode, entry.mtime, entry.uid, entry.gid, entry.uname) == (0o644, 0, 0, 0, "")
+        assert archive.extractfile("product/views/page.tpl").read() == "<p>ü</p>".encode()
+
+
+def test_a_folder_that_is_no_package_is_refused(fleet, tmp_path):
+    with pytest.raises(SalternError, match=r"not a Python package; it has no __init__\.py"):
+        artifact.build(fleet, tmp_path, tmp_path / "requirements.txt", "r")
+
+
+def test_what_shall_run_is_kept_and_changes_touch_what_they_name_only(fleet):
+    before = artifact.releases(fleet)
+    new = Artifact("rnew", "4" * 64, "artifacts/rnew.tar.gz")
+    artifact.want(fleet, {"canary": new})
+    assert artifact.releases(fleet) == {**before, "canary": new}
+
+
+def test_a_fleet_without_releases_has_none(fleet):
+    (fleet.state_dir / "releases.json").unlink()
+    assert artifact.releases(fleet) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"prod": 3}', '{"prod": {"id": "r1"}}', '{"prod": []}']
+)
+def test_a_table_of_releases_that_is_none_is_named_and_not_overwritten(fleet, text):
+    path = fleet.state_dir / "releases.json"
+    path.write_text(text)
+    for act in (artifact.releases, lambda fleet: artifact.want(fleet, {})):
+        with pytest.raises(SalternError, match=r"releases\.json: not a table of releases"):
+            act(fleet)
+    assert path.read_text() == text
