@@ -5,5 +5,6 @@ base:
     - redis
     - traffic
     - canary
+    - admin
     - product
     - ops
