@@ -54,6 +54,7 @@ WINDOWS = "saltern:windows"
 """Stream of what each second brought; the judge reads it."""
 WINDOWS_LENGTH = 7_200
 WHO = "controller"
+STATUS_EVERY_S = 1.0
 STATUS_STALE_S = 5.0
 _ROUNDS = 5
 """Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone.
@@ -470,7 +471,9 @@ class Controller:
         self._look: Look | None = None
         self._window_from: Look | None = None
         self._told: object = None
-        self._saved = ""
+        self._saved: object = None
+        self._status_text = ""
+        self._status_at = 0.0
         self._files: dict[str, object] = {}
         self._cut: set[tuple[str, float]] = set()
         self._last_plan = reconcile.Plan()
@@ -671,18 +674,22 @@ class Controller:
             self._files[name] = value
 
     def _save(self) -> None:
+        """Keep on disk what the next controller has to know, whenever it changes."""
         with self.lock:
-            document = {
-                "state": state_to_json(self.floor),
-                "healthy_since": self.memory.healthy_since,
-                "latch": asdict(self.memory.latch) if self.memory.latch else None,
-                "drains": dict(self.drains),
-                "reports": [asdict(report) for report in self.reporter.pending()],
-            }
-        text = json.dumps(document, sort_keys=True, indent=1)
-        if text != self._saved:
-            write_atomically(self.dir / "controller.json", text)
-            self._saved = text
+            floor, since, latch = self.floor, self.memory.healthy_since, self.memory.latch
+        reports = self.reporter.pending()
+        values = (floor, since, latch, dict(self.drains), reports)
+        if values == self._saved:
+            return
+        document = {
+            "state": state_to_json(floor),
+            "healthy_since": since,
+            "latch": asdict(latch) if latch else None,
+            "drains": dict(self.drains),
+            "reports": [asdict(report) for report in reports],
+        }
+        write_atomically(self.dir / "controller.json", json.dumps(document, sort_keys=True, indent=1))
+        self._saved = values
 
     def _load(self) -> None:
         path = self.dir / "controller.json"
@@ -826,10 +833,16 @@ class Controller:
         }
 
     def _write_status(self) -> None:
+        """Write the status file when something changed, and every second to show that somebody is there."""
+        status = self.status()
+        text = json.dumps({**status, "ts": 0})
+        if text == self._status_text and 0 <= status["ts"] - self._status_at < STATUS_EVERY_S:
+            return
         path = Path(self.config.status_file)
         partial = path.with_name(f".{path.name}.new")
-        partial.write_text(json.dumps(self.status()), encoding="utf-8")
+        partial.write_text(json.dumps(status))
         partial.replace(path)
+        self._status_text, self._status_at = text, status["ts"]
 
 
 def read_status(path: str | Path) -> dict[str, Any]:
