@@ -42,17 +42,12 @@ from .haproxy import (
     parse_sessions,
     parse_stat,
 )
+from .observed import OBSERVED, OBSERVED_TTL_S, WINDOWS, WINDOWS_LENGTH
 from .redis_link import ConfigError, connect
 from .registry import Instance, Latch, Registry, RegistryError, Split, State, check_id
 
 log = logging.getLogger("saltern.controller")
 
-OBSERVED = "saltern:observed"
-"""JSON of what HAProxy sees now, for ``OBSERVED_TTL_S``: no news is not good news."""
-OBSERVED_TTL_S = 5
-WINDOWS = "saltern:windows"
-"""Stream of what each second brought; the judge reads it."""
-WINDOWS_LENGTH = 7_200
 WHO = "controller"
 STATUS_EVERY_S = 1.0
 STATUS_STALE_S = 5.0
@@ -409,13 +404,18 @@ class Reporter(threading.Thread):
     def run(self) -> None:
         client = connect(self.config.redis)
         registry = Registry(client)
+        problem = ""
         while not self.stop.is_set():
             self.news.wait()
             self.news.clear()
             try:
                 self._write(client, registry)
+                problem = ""
             except (redis.RedisError, OSError) as error:
-                log.debug("reports wait for Redis: %s", error)
+                text = f"{type(error).__name__}: {error}"
+                if text != problem:
+                    log.warning("what is seen cannot be published, keeping it: %s", text)
+                problem = text
                 self.stop.wait(0.5)
                 self.news.set()
         client.close()
@@ -495,8 +495,9 @@ class Controller:
             elif (
                 "canary" in self.floor.latches and "canary" not in state.latches and self.memory.latch is None
             ):
-                # A registry that forgot the latch gets it back; forgetting is not a decision.
+                # A registry that forgot the latch gets it back, once: forgetting is not a decision.
                 self._latch(replace(self.floor.latches["canary"], by=WHO))
+                self.floor = replace(self.floor, latches=MappingProxyType({}))
             changed = merged != self.state
             self.state = merged
         if changed:
