@@ -7,3 +7,5 @@ base:
     - canary
     - product
     - ops
+    - beacons
+    - alerts
