@@ -5,6 +5,7 @@ base:
     - redis
     - traffic
     - canary
+    - admin
     - product
     - ops
     - beacons

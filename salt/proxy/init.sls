@@ -104,3 +104,58 @@ controller:
       - file: controller unit
       - file: controller configuration
       - file: agent
+
+# The admin API: a user of its own, who may speak to HAProxy and leave orders for the controller.
+admin user:
+  user.present:
+    - name: saltern-admin
+    - system: True
+    - home: /nonexistent
+    - createhome: False
+    - shell: /usr/sbin/nologin
+
+orders for the controller:
+  file.directory:
+    - name: {{ traffic['state_dir'] }}/orders
+    - user: {{ traffic['user'] }}
+    - group: {{ traffic['group'] }}
+    # What is left here belongs to the group, so that the controller can read it.
+    - mode: '2770'
+    - require:
+      - file: traffic state folder
+
+admin configuration:
+  file.managed:
+    - name: /etc/saltern/admin.json
+    - source: salt://proxy/admin.json.j2
+    - template: jinja
+    - makedirs: True
+    - group: saltern-admin
+    - mode: '0640'
+    - show_changes: False
+    - check_cmd: python3 -m json.tool
+    - require:
+      - user: admin user
+
+admin unit:
+  file.managed:
+    - name: /etc/systemd/system/saltern-admin.service
+    - source: salt://proxy/saltern-admin.service.j2
+    - template: jinja
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: admin unit
+
+admin:
+  service.running:
+    - name: saltern-admin
+    - enable: True
+    - require:
+      - module: admin unit
+      - file: orders for the controller
+      - service: controller
+    - watch:
+      - file: admin unit
+      - file: admin configuration
+      - file: agent

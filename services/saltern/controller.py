@@ -35,6 +35,7 @@ from .haproxy import (
     Runtime,
     Session,
     Stat,
+    parse_acl,
     parse_info,
     parse_map,
     parse_servers,
@@ -55,7 +56,8 @@ WINDOWS_LENGTH = 7_200
 WHO = "controller"
 STATUS_STALE_S = 5.0
 _ROUNDS = 5
-"""Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone."""
+"""Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone.
+"""
 
 
 # --- configuration
@@ -171,6 +173,7 @@ class Proxy:
         self.map_dir = map_dir
         self._commands = [
             "show servers state",
+            f"show acl {map_dir}/split.acl",
             *(f"show map {map_dir}/{name}.map" for name in reconcile.MAPS),
             "show stat prod 4 -1",
             "show stat canary 4 -1",
@@ -181,7 +184,7 @@ class Proxy:
         """Read everything in one call. Raises HAProxyError."""
         state, split, instances, releases, prod, canary_, info = self.runtime.ask(self._commands)
         servers = {(s.backend, s.name): s for s in parse_servers(state) if s.backend in ("prod", "canary")}
-        maps = {"split": parse_map(split), "instances": parse_map(instances), "releases": parse_map(releases)}
+        maps = {"instances": parse_map(instances), "releases": parse_map(releases)}
         # An unoccupied slot may still be serving the requests it had; all that are not in maintenance are
         # read too.
         wanted = frozenset(
@@ -196,6 +199,7 @@ class Proxy:
         observed = reconcile.Observed(
             servers=MappingProxyType(servers),
             maps=MappingProxyType(maps),
+            split=parse_acl(split),
             sessions=MappingProxyType({slot: n for slot, n in sessions.items() if n}),
         )
         return Look(now, parse_info(info)["Pid"], observed, MappingProxyType(stats), state + "\n")
@@ -652,6 +656,8 @@ class Controller:
             sorted((*key, s.addr, s.port, s.op, s.admin) for key, s in look.observed.servers.items())
         )
         self._keep_file("servers.state", servers, lambda: look.servers_text)
+        split = look.observed.split
+        self._keep_file("split.acl", split, lambda: "".join(f"{entry}\n" for entry in sorted(split)))
         for name, entries in look.observed.maps.items():
             self._keep_file(
                 f"{name}.map",

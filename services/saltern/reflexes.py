@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 
-from saltern import alertmanager, canary_link, events, members, pillar, rejections, secrets
+from saltern import alertmanager, canary_runs, events, members, pillar, rejections, secrets
 from saltern.alert_store import Alert, AlertStore
 from saltern.errors import SalternError
 from saltern.events import Event, Rejected
@@ -164,7 +164,8 @@ def canary_off(fleet: Fleet, tag: str, minion_id: object, payload: object) -> di
         except redis.RedisError as error:
             if now - event.counter > FRESH_NS:
                 raise Rejected(f"event {tag!r} from {minion_id}: older than a minute") from error
-            return canary_link.off_without_redis(fleet, reason, cause=tag, by=BY, problem=str(error))
+            proxies = canary_runs.off_by_proxies(fleet, reason, f"redis: {error}", cause=tag, by=BY)
+            return {"canary": "off", "reason": reason, **proxies}
     done = f"turned the canary off: all requests go to production ({reason})"
     if change.changed:
         AlertStore(client).did(pressure.alert, pressure.machine, done, CANARY_ON)

@@ -176,7 +176,7 @@ def test_haproxy_restarted_with_controller_and_redis_away_has_its_servers_and_sp
     fleet.await_share(45)
     expected = {"prod1": "ready/up", "prod2": "ready/up", "prod3": "drain/up", "staging1": "ready/up"}
     fleet.await_servers(expected)
-    until(lambda: "45" in (fleet.state_dir / "split.map").read_text(), "the split on disk")
+    until(lambda: (fleet.state_dir / "split.acl").read_text() == "0:44\n", "the split on disk")
     time.sleep(0.5)
     fleet.controller.end(signal.SIGKILL)
     fleet.redis.end(signal.SIGKILL)
@@ -193,8 +193,8 @@ def test_haproxy_restarted_with_controller_and_redis_away_has_its_servers_and_sp
 def test_haproxy_restarted_with_nothing_on_disk_is_filled_again(fleet: Stand) -> None:
     fleet.haproxy.end(signal.SIGTERM)
     (fleet.state_dir / "servers.state").write_text("1\n")
-    for name in ("split", "instances", "releases"):
-        (fleet.state_dir / f"{name}.map").write_text("")
+    for name in ("split.acl", "instances.map", "releases.map"):
+        (fleet.state_dir / name).write_text("")
     fleet.start_haproxy()
     fleet.await_up("prod1", "prod2", "prod3", "staging1")
     fleet.await_share(30)

@@ -79,8 +79,8 @@ def test_refused_commands_are_named_and_the_others_carried_out(stand: Stand) -> 
             "set server prod/p1 addr not-an-address port 81",
             "set server prod/nobody state ready",
             "no such command",
-            f"add map {stand.state_dir}/split.map x 1",
-            f"set map {stand.state_dir}/split.map y 1",
+            f"add map {stand.state_dir}/instances.map x 1",
+            f"set map {stand.state_dir}/instances.map y 1",
             "set server prod/p1 state drain",
         ]
     )
@@ -89,7 +89,7 @@ def test_refused_commands_are_named_and_the_others_carried_out(stand: Stand) -> 
         "set server prod/p1 addr not-an-address port 81",
         "set server prod/nobody state ready",
         "no such command",
-        f"set map {stand.state_dir}/split.map y 1",
+        f"set map {stand.state_dir}/instances.map y 1",
     ]
     server = stand.runtime.servers("prod")[0]
     assert (server.addr, server.port, server.admin_state) == ("127.0.0.1", 81, "drain")

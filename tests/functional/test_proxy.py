@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +13,9 @@ from typing import Any
 
 import pytest
 from scipy.stats import binom
-from traffic_stand import Stand, ask, default_pillar, merge, render, until
+from traffic_stand import HAPROXY, Stand, ask, default_pillar, merge, render, until
 
 pytestmark = pytest.mark.functional
-
-HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 
 PILLARS: list[tuple[str, dict[str, Any]]] = [
     ("as it is", {}),
@@ -36,7 +33,7 @@ PILLARS: list[tuple[str, dict[str, Any]]] = [
 def test_haproxy_accepts_the_configuration_without_a_warning(
     what: str, changes: dict[str, Any], tmp_path: Path
 ) -> None:
-    for name in ("split.map", "instances.map", "releases.map"):
+    for name in ("split.acl", "instances.map", "releases.map"):
         (tmp_path / name).touch()
     (tmp_path / "servers.state").write_text("1\n")
     (tmp_path / "503.http").write_text("HTTP/1.0 503 Service Unavailable\r\n\r\n")
@@ -70,6 +67,29 @@ def test_the_canary_s_share_is_drawn_within_what_chance_allows(stand: Stand, sha
     assert load.count(status=200) == requests
     low, high = binom.interval(0.999, requests, share / 100)
     assert low <= load.count(pool="canary") <= high
+
+
+def test_several_canaries_share_evenly_and_whoever_is_left_gets_all_of_it(stand: Stand) -> None:
+    for id_ in ("prod1", "staging1", "staging2", "staging3"):
+        stand.add(id_)
+    stand.registry.set_share(60, by="test")
+    stand.await_up("prod1", "staging1", "staging2", "staging3")
+    stand.await_share(60)
+    requests = 2000
+
+    def within(count: int, chance: float) -> bool:
+        low, high = binom.interval(0.999, requests, chance)
+        return bool(low <= count <= high)
+
+    load = stand.load(requests)
+    for id_ in ("staging1", "staging2", "staging3"):
+        assert within(sum(n for (_, _, i), n in load.answers.items() if i == id_), 0.2), load.answers
+    stand.registry.want("staging1", "drain", by="test")
+    stand.registry.unregister("staging3", by="test")
+    stand.await_servers({"prod1": "ready/up", "staging1": "drain/up", "staging2": "ready/up"})
+    load = stand.load(requests)
+    assert {i for (_, _, i) in load.answers} == {"prod1", "staging2"}
+    assert within(load.count(pool="canary"), 0.6), load.answers
 
 
 def test_every_response_says_who_answered_and_never_what_the_server_claims(stand: Stand) -> None:

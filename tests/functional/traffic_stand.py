@@ -26,11 +26,12 @@ from typing import Any
 import jinja2
 import redis
 import yaml
-from saltern.haproxy import Runtime
+from saltern.haproxy import Runtime, parse_acl
 from saltern.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -255,8 +256,7 @@ class Stand:
         self.config_file = directory / "haproxy.cfg"
         self.controller_file = directory / "controller.json"
         self.redis = redis_process(directory, self.redis_port)
-        haproxy = shutil.which("haproxy") or "/usr/sbin/haproxy"
-        self.haproxy = Process([haproxy, "-W", "-f", str(self.config_file)], directory / "haproxy.log")
+        self.haproxy = Process([HAPROXY, "-W", "-f", str(self.config_file)], directory / "haproxy.log")
         self.controller = Process(
             [sys.executable, "-m", "saltern.controller", "--verbose", "--config", str(self.controller_file)],
             directory / "controller.log",
@@ -275,7 +275,7 @@ class Stand:
         self.config_file.write_text(render(self.traffic))
         for name, text in (
             ("servers.state", "1\n"),
-            ("split.map", ""),
+            ("split.acl", ""),
             ("instances.map", ""),
             ("releases.map", ""),
         ):
@@ -377,8 +377,8 @@ class Stand:
 
     def share(self) -> int:
         """The share HAProxy draws with."""
-        text = self.runtime.ask([f"show map {self.state_dir}/split.map"])[0]
-        return int(text.split(" ")[2]) if text else 0
+        ranges = parse_acl(self.runtime.ask([f"show acl {self.state_dir}/split.acl"])[0])
+        return max((int(text.partition(":")[2]) + 1 for text in ranges), default=0)
 
     def await_servers(self, wanted: Mapping[str, str], seconds: float = 10.0) -> None:
         """Wait until HAProxy's servers are these, or fail telling what they are."""

@@ -71,7 +71,7 @@ VERDICTS = [
         "Update for the current server address family is only supported through configuration file",
         False,
     ),
-    ("set map /x/split.map canary 3", "entry not found.", False),
+    ("set map /x/instances.map p3 prod3", "entry not found.", False),
     ("bogus", "Unknown command, but maybe one of the following ones is a better match:\n  help", False),
     ("set server prod/p1 state ready", "Permission denied", False),
 ]
@@ -90,7 +90,7 @@ def test_a_changing_command_has_succeeded_only_when_haproxy_says_so(
 
 def test_the_servers_state_is_read() -> None:
     assert haproxy.parse_servers(STATE) == (
-        Server("prod", "p1", "127.0.0.1", 18101, 2, 4),
+        Server("prod", "p1", "127.0.0.1", 18101, 2, 4, 1),
         Server("prod", "p2", "::1", 80, 0, 12),
     )
 
@@ -177,6 +177,8 @@ def test_statistics_that_are_none_are_refused(what: str, reply: str) -> None:
 def test_maps_sessions_and_process_information_are_read() -> None:
     assert haproxy.parse_map("0x5607a4345b90 canary 3\n0x1 p1 prod1") == {"canary": "3", "p1": "prod1"}
     assert haproxy.parse_map("") == {}
+    assert haproxy.parse_acl("0x55fb38d7f420 0:29") == {"0:29"}
+    assert haproxy.parse_acl("") == frozenset()
     assert haproxy.parse_info("Name: HAProxy\nPid: 77")["Pid"] == "77"
     rows = (
         "0x55: proto=tcpv4 src=10.0.0.9:4711 fe=public be=prod srv=p1 ts=00 epoch=0 age=1h2m3s calls=2\n"
@@ -187,7 +189,9 @@ def test_maps_sessions_and_process_information_are_read() -> None:
     assert second.server == "<none>"
 
 
-@pytest.mark.parametrize("parse", [haproxy.parse_map, haproxy.parse_info, haproxy.parse_sessions])
+@pytest.mark.parametrize(
+    "parse", [haproxy.parse_map, haproxy.parse_acl, haproxy.parse_info, haproxy.parse_sessions]
+)
 def test_an_error_text_is_neither_map_nor_sessions_nor_information(parse: object) -> None:
     with pytest.raises(Truncated):
         parse("Unknown map identifier. Please use #<id> or <file>.")  # type: ignore[operator]

@@ -31,12 +31,14 @@ class Model:
         names += [("canary", f"c{n}") for n in range(1, canary + 1)]
         self.servers = {key: Server(*key, addr=UNSET_ADDR, port=80, op=0, admin=0x05) for key in names}
         self.maps: dict[str, dict[str, str]] = {name: {} for name in reconcile.MAPS}
+        self.split: set[str] = set()
         self.sessions: dict[str, int] = {}
 
     def observe(self) -> Observed:
         return Observed(
             MappingProxyType(dict(self.servers)),
             MappingProxyType({name: dict(entries) for name, entries in self.maps.items()}),
+            frozenset(self.split),
             MappingProxyType(dict(self.sessions)),
         )
 
@@ -56,10 +58,16 @@ class Model:
                 self.change(name, admin=admin, op=2 if server.admin_state == "maint" else server.op)
             case ["set", "server", name, "health", "down"]:
                 self.change(name, op=0)
+            case ["set", "server", name, "weight", weight]:
+                self.change(name, weight=int(weight))
             case ["set" | "add" as verb, "map", path, key, value]:
                 entries = self.maps[path.removeprefix(f"{DIR}/").removesuffix(".map")]
                 assert (key in entries) == (verb == "set"), f"{verb} map {key} would be refused"
                 entries[key] = value
+            case ["add", "acl", "/maps/split.acl", entry]:
+                self.split.add(entry)
+            case ["del", "acl", "/maps/split.acl", entry]:
+                self.split.remove(entry)
             case ["shutdown", "sessions", "server", name]:
                 self.sessions.pop(self.key(name)[1], None)
             case _:
@@ -133,7 +141,6 @@ def test_a_new_production_server_is_named_then_enabled_in_both_backends_and_has_
         "set server prod/p1 health down",
         "set server canary/p1 state ready",
         "set server canary/p1 health down",
-        "add map /maps/split.map canary 0",
     )
 
 
@@ -145,7 +152,7 @@ def test_a_new_canary_lives_in_the_canary_backend_alone() -> None:
         "add map /maps/releases.map c1 r1",
         "set server canary/c1 state ready",
         "set server canary/c1 health down",
-        "set map /maps/split.map canary 30",
+        "add acl /maps/split.acl 0:29",
     )
 
 
@@ -200,6 +207,14 @@ def test_an_idle_server_that_should_be_in_maintenance_gets_there_and_comes_back_
         "set server canary/p2 state ready",
         "set server canary/p2 health down",
     )
+
+
+def test_a_canary_that_drains_is_no_longer_chosen_and_is_again_when_it_is_back() -> None:
+    model, _ = running(PAIR[0], instance("staging1"))
+    last = step(model, state(PAIR[0], instance("staging1", want="drain")))
+    assert last.commands == ("set server canary/c1 state drain", "set server canary/c1 weight 0")
+    back = step(model, state(PAIR[0], instance("staging1")))
+    assert back.commands == ("set server canary/c1 state ready", "set server canary/c1 weight 1")
 
 
 def test_a_drain_passes_through_its_phases_and_waits_for_open_requests() -> None:
@@ -312,17 +327,29 @@ def test_a_server_nobody_knows_is_taken_out() -> None:
 
 
 SHARES = [
-    ("less comes first", 30, 10, 0),
-    ("more comes after the new server", 0, 30, -1),
+    ("less comes first", 30, 10, 0, ("add acl /maps/split.acl 0:9", "del acl /maps/split.acl 0:29")),
+    ("none comes first", 30, 0, 0, ("del acl /maps/split.acl 0:29",)),
+    ("some comes last", 0, 1, -1, ("add acl /maps/split.acl 0:0",)),
+    ("more comes last", 30, 100, -2, ("add acl /maps/split.acl 0:99", "del acl /maps/split.acl 0:29")),
 ]
 
 
-@pytest.mark.parametrize(("what", "old", "new", "at"), SHARES, ids=[row[0] for row in SHARES])
-def test_the_safe_direction_is_first(what: str, old: int, new: int, at: int) -> None:
+@pytest.mark.parametrize(("what", "old", "new", "at", "commands"), SHARES, ids=[row[0] for row in SHARES])
+def test_the_safe_direction_is_first_and_no_moment_is_without_a_share(
+    what: str, old: int, new: int, at: int, commands: tuple[str, ...]
+) -> None:
     model, _ = running(*PAIR)
     step(model, state(*PAIR), share=old)
     made = step(model, state(*PAIR, instance("staging1")), share=new)
-    assert made.commands[at] == f"set map /maps/split.map canary {new}"
+    assert made.commands[at:][: len(commands)] == commands
+    assert len(made.commands) > len(commands)
+
+
+def test_a_split_somebody_else_wrote_is_put_right() -> None:
+    model, wanted = running(*PAIR)
+    model.split.update({"0:29", "50:60", "nonsense"})
+    step(model, wanted, share=30)
+    assert model.split == {"0:29"}
 
 
 # --- the last live production server
@@ -502,7 +529,7 @@ class Histories(RuleBasedStateMachine):
         self.last = step(self.model, self.wanted(), share=share, now=self.now, last=self.last)
         if before - self.forced:
             assert self.model.live(), f"production was emptied: {before} gone"
-        assert self.model.maps["split"]["canary"] == str(share)
+        assert self.model.split == reconcile.share_range(share)
 
     @rule(share=st.integers(0, 100))
     def converge(self, share: int) -> None:
@@ -523,6 +550,8 @@ class Histories(RuleBasedStateMachine):
                 assert (server.addr, server.port) == (it.addr, it.port)
                 if id_ not in again.kept:
                     assert server.admin_state == it.want
+                    if it.pool == "canary" and it.want != "maint":
+                        assert server.weight == (0 if it.want == "drain" else 1)
         seated = {id_ for id_ in self.model.maps["instances"].values() if id_ != "-"}
         assert seated == (set(self.instances) - set(again.unplaced)) | set(again.kept)
 
