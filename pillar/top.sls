@@ -8,3 +8,5 @@ base:
     - admin
     - product
     - ops
+    - beacons
+    - alerts

@@ -1,7 +1,8 @@
 # The front door: HAProxy, and the controller that keeps it equal to the registry.
 {% set traffic = pillar['traffic'] %}
-{% set agent = pillar['agent'] %}
-{% set agent_home = '/opt/saltern/agent/' ~ agent['id'] %}
+
+include:
+  - agent
 
 haproxy package:
   pkg.installed:
@@ -68,24 +69,6 @@ haproxy:
     - watch:
       - file: haproxy configuration
       - file: page for when nobody can answer
-
-# Saltern's own daemons: one artifact with all they import, verified by its hash.
-agent on disk:
-  archive.extracted:
-    - name: {{ agent_home }}
-    - source: {{ agent['source'] }}
-    - source_hash: sha256={{ agent['sha256'] }}
-    - enforce_toplevel: False
-    - if_missing: {{ agent_home }}/RELEASE
-    - user: root
-    - group: root
-
-agent:
-  file.symlink:
-    - name: /opt/saltern/agent/current
-    - target: {{ agent_home }}
-    - require:
-      - archive: agent on disk
 
 controller configuration:
   file.managed:

@@ -70,7 +70,14 @@ def off(fleet: Fleet, reason: str, *, cause: str = "", by: str) -> dict[str, Any
     try:
         return canary_control.turn_off(_registry(fleet), reason, by=by, cause=cause).to_data()
     except redis.RedisError as error:
-        problem = f"redis: {error}"
+        return off_by_proxies(fleet, reason, f"redis: {error}", cause=cause, by=by)
+
+
+def off_by_proxies(fleet: Fleet, reason: str, problem: str, *, cause: str = "", by: str) -> dict[str, Any]:
+    """Have every proxy turn the canary off by itself; the registry learns of it when it can be reached.
+
+    ``problem`` says why not through the registry. Raises SalternError when a proxy does not take it.
+    """
     body = {"reason": f"{by}: {reason}"[:200], "cause": cause}
     proxies = [name for name in fleet.addresses() if role_of(name) == "proxy"]
     answers = {name: _post(fleet, name, "/canary/off", body) for name in proxies}

@@ -13,13 +13,15 @@ from typing import Any
 import jsonschema
 import yaml
 
-from saltern import artifact, secrets
+from saltern import artifact, pressure, secrets
 from saltern.errors import SalternError
-from saltern.fleet import REPOSITORY, Fleet, role_of
+from saltern.fleet import REPOSITORY, ROLES, Fleet, role_of
 from saltern.judge import Thresholds
 from saltern.steps import Plan
 
 SCHEMA_FILE = Path(__file__).with_name("pillar_schema.json")
+# The beacons that are ours; an operator may add any of Salt's own.
+PRESSURES = ("cpu", "memory")
 POOL_OF_ROLE = {"prod": "prod", "staging": "canary"}
 # Which Redis users a role is given the passwords of.
 REDIS_USERS_OF_ROLE = {
@@ -104,6 +106,13 @@ def _contradictions(pillar: Mapping[str, Any]) -> Iterator[str]:
             read(pillar["canary"].get(section, {}))
         except ValueError as error:
             yield _line(("canary", section), str(error).removeprefix(f"{section}: "))
+    for name in PRESSURES:
+        for role in ROLES:
+            try:
+                pressure.settings(pillar["beacons"][name], role)
+            except ValueError as error:
+                yield _line(("beacons", name), f"for {role}: {error}")
+                break
 
 
 def _at(pillar: Any, path: Sequence[str]) -> Any:
