@@ -7,3 +7,4 @@ base:
     - canary
     - product
     - ops
+    - scaling

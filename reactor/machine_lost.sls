@@ -1,0 +1,6 @@
+# Salt misses machines, or sees them again: the conductor asks them, and a person hears of those that do not answer.
+# Replacing machines that should serve is the conductor's own: it needs HAProxy's word as well (pillar/scaling.sls, healing).
+machines whose presence changed:
+  runner.scale.lost:
+    - args:
+      - machines: {{ (data.get('lost', []) + data.get('new', [])) | json }}
