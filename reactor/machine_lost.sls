@@ -3,4 +3,5 @@
 machines whose presence changed:
   runner.scale.lost:
     - args:
-      - machines: {{ (data.get('lost', []) + data.get('new', [])) | json }}
+      - gone: {{ data.get('lost', []) | json }}
+      - back: {{ data.get('new', []) | json }}

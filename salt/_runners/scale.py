@@ -130,9 +130,15 @@ def request(tag, minion_id, payload):
     return scale_runs.request(_fleet(), tag, minion_id, payload)
 
 
-def lost(machines):
+def lost(gone, back=()):
     """
     Have machines looked at whose presence changed. A reactor calls it.
+
+    gone
+        Machines Salt does not see any more
+
+    back
+        Machines it sees again
 
     CLI Example:
 
@@ -140,4 +146,4 @@ def lost(machines):
 
         salt-run scale.lost '[prod1]'
     """
-    return scale_runs.lost(_fleet(), machines)
+    return scale_runs.lost(_fleet(), gone, back)

@@ -357,9 +357,9 @@ class Conductor:
                 self.hook(f"{intent.kind}.{name}:before")
                 found = act(work)
                 self.hook(f"{intent.kind}.{name}:acted")
-                work.facts[name] = self.queue.record(
-                    id_, name, found, kind=f"{intent.kind}.{name}", subject=intent.pool
-                )
+                # A step that found nothing to do is no news.
+                line = f"{intent.kind}.{name}" if any(found.values()) else ""
+                work.facts[name] = self.queue.record(id_, name, found, kind=line, subject=intent.pool)
                 self.hook(f"{intent.kind}.{name}:recorded")
         except Interrupted:
             return intent

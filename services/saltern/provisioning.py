@@ -32,6 +32,8 @@ OBSERVED = PREFIX + "observed"
 """What the controller says that HAProxy sees; it expires when the controller is silent."""
 SIZES = PREFIX + "sizes"
 """Hash: machine → JSON of the memory it was made with (MiB), and when its limit last changed (unix seconds)."""
+ABSENT = PREFIX + "absent"
+"""Set of machines whose minions do not answer, as a person was told."""
 WHO = "conductor"
 CLOUD_SECONDS = 600.0
 PING_SECONDS = 5
@@ -509,7 +511,8 @@ def look_absent(work: Work) -> Facts:
     """Ask the minions that Salt misses whether they really do not answer, and let a person know of those."""
     asked = [id_ for id_ in work.intent.args["machines"] if id_ in work.world.machines()]
     absent = sorted(set(asked) - work.world.present(asked))
-    for id_ in asked:
+    for id_ in sorted({*absent, *work.client.smembers(ABSENT)} & {*asked}):
+        (work.client.sadd if id_ in absent else work.client.srem)(ABSENT, id_)
         work.alarm(
             Alarm(
                 "MinionAbsent",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from saltern import events, pillar
@@ -14,7 +14,7 @@ from saltern.fleet import MACHINE_ID, Fleet, role_of
 from saltern.intents import Intent, Queue
 from saltern.members import link
 from saltern.pillar import POOL_OF_ROLE
-from saltern.provisioning import OBSERVED, ROLE_OF_POOL, SIZES, SaltCloud, members
+from saltern.provisioning import ABSENT, OBSERVED, ROLE_OF_POOL, SIZES, SaltCloud, members
 from saltern.registry import Registry
 
 POLL_SECONDS = 0.2
@@ -207,13 +207,19 @@ def request(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict[
     return change(fleet, POOL_OF_ROLE.get(role, "prod"), cause=tag, by=event.machine)
 
 
-def lost(fleet: Fleet, machines: object, cause: str = "salt/presence/change") -> dict[str, Any]:
-    """Have machines looked at that Salt misses, or sees again; whether it is so is asked them, not believed."""
-    wanted: Iterable[object] = machines if isinstance(machines, list) else []
-    ids = sorted(
-        {id_ for id_ in wanted if isinstance(id_, str) and MACHINE_ID.match(id_)} & fleet.inventory().keys()
-    )
+def lost(fleet: Fleet, gone: object, back: object = (), cause: str = "salt/presence/change") -> dict[str, Any]:
+    """Have machines looked at that Salt misses, or sees again after a person was told that it misses them.
+
+    Whether it is so is asked the machines, not believed.
+    """
+    client = link(fleet)
+    ids = sorted((_ids(gone) | (_ids(back) & client.smembers(ABSENT))) & fleet.inventory().keys())
     if not ids:
         return {"machines": []}
-    id_, _ = Queue(link(fleet)).put(Intent("absent", "fleet", {"machines": ids}, cause=cause, by="salt"))
+    id_, _ = Queue(client).put(Intent("absent", "fleet", {"machines": ids}, cause=cause, by="salt"))
     return {"machines": ids, "intent": id_}
+
+
+def _ids(said: object) -> set[str]:
+    names = said if isinstance(said, list | tuple) else []
+    return {id_ for id_ in names if isinstance(id_, str) and MACHINE_ID.match(id_)}
