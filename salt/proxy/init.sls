@@ -22,7 +22,7 @@ traffic state folder:
 
 # What HAProxy starts from when nobody tells it more: the controller keeps these files as it finds the world.
 {% for file, start in {
-  'split.map': 'canary 0',
+  'split.acl': '',
   'instances.map': '',
   'releases.map': '',
   'servers.state': '1',
