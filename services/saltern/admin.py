@@ -184,14 +184,14 @@ class Admin:
     def get_instances(self, call: Call) -> Answer:
         """Every instance."""
         state = self.registry.snapshot()
-        return Answer(200, overview.overview(state, overview.read_observed(self.client, time.time())))
+        return Answer(200, overview.overview(state, overview.read_observed(self.client)))
 
     def get_instance(self, call: Call) -> Answer:
         """One instance."""
         id_ = call.params["id"]
         state = self.registry.snapshot()
         tag = canary_control.instance_tag(state, id_)
-        seen = overview.read_observed(self.client, time.time())
+        seen = overview.read_observed(self.client)
         return Answer(200, overview.instance(state, seen, id_), _etag(tag))
 
     def put_instance(self, call: Call) -> Answer:
