@@ -10,3 +10,4 @@ base:
     - ops
     - beacons
     - alerts
+    - scaling

@@ -27,6 +27,7 @@ from urllib.parse import parse_qsl
 
 import bottle
 import redis
+from gunicorn.http.errors import ParseException
 
 from . import admin_auth, admin_flags, admin_metrics, admin_schema, canary_control, orders, overview
 from .admin_config import Config, parse_config
@@ -183,14 +184,14 @@ class Admin:
     def get_instances(self, call: Call) -> Answer:
         """Every instance."""
         state = self.registry.snapshot()
-        return Answer(200, overview.overview(state, overview.read_observed(self.client, time.time())))
+        return Answer(200, overview.overview(state, overview.read_observed(self.client)))
 
     def get_instance(self, call: Call) -> Answer:
         """One instance."""
         id_ = call.params["id"]
         state = self.registry.snapshot()
         tag = canary_control.instance_tag(state, id_)
-        seen = overview.read_observed(self.client, time.time())
+        seen = overview.read_observed(self.client)
         return Answer(200, overview.instance(state, seen, id_), _etag(tag))
 
     def put_instance(self, call: Call) -> Answer:
@@ -503,9 +504,15 @@ def _body(environ: Mapping[str, Any], most: int) -> bytes:
     if length.isascii() and length.isdigit() and int(length) > most:
         raise Problem(413, f"body: {length} bytes; at most {most} are taken")
     # The server ends the stream at the request's end, chunked or not.
-    raw: bytes = environ["wsgi.input"].read(most + 1)
+    try:
+        raw: bytes = environ["wsgi.input"].read(most + 1)
+    except (ParseException, OSError) as error:
+        raise Problem(400, f"body: it cannot be read to its end ({error})") from None
     if len(raw) > most:
         raise Problem(413, f"body: more than {most} bytes; at most that many are taken")
+    if length and len(raw) != int(length):
+        # What a client did not get to send must not be taken for what it wanted.
+        raise Problem(400, f"body: it ends after {len(raw)} of {length} bytes")
     return raw
 
 

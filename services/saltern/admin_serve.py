@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from .admin_config import Config
 
+_REFUSALS = {
+    LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
+    LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    ExpectationFailed: HTTPStatus.EXPECTATION_FAILED,
+    UnsupportedTransferCoding: HTTPStatus.NOT_IMPLEMENTED,
+}
+"""What is not a 400."""
 _CLOSERS = 4
 _KEEPALIVE_S = 15
 _GRACEFUL_S = 10
@@ -21,13 +39,15 @@ _CONNECTIONS = 256
 
 
 class PatientWorker(ThreadWorker):
-    """Differs from the stock worker in two points, both about clients that take their time.
+    """Differs from the stock worker in three points; two are about clients that take their time.
 
     A client that sends its request byte by byte would hold a thread for as long as it likes; here the whole
     way from the first byte to the answer has one deadline.
 
     A client that does not hang up after its last answer would hold up the event loop, and with it everybody,
     for two seconds; here other threads wait for that.
+
+    And what is not even HTTP is answered in JSON too.
     """
 
     request_s = 10.0
@@ -48,6 +68,24 @@ class PatientWorker(ThreadWorker):
         finally:
             with self.lock:
                 del self.began[conn]
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Answer a request that could not be read, or leave a mistake of the server's to the log."""
+        ours = (InvalidResponseHeader, InvalidResponseHeaderName)
+        if not isinstance(exc, ParseException) or isinstance(exc, ours):
+            super().handle_error(req, client, addr, exc)
+            return
+        found = (answer for kind, answer in _REFUSALS.items() if isinstance(exc, kind))
+        status = next(found, HTTPStatus.BAD_REQUEST)
+        text = json.dumps({"error": f"request: {' '.join(str(exc).split())[:200]}"}) + "\n"
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nCache-Control: no-store\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
+        )
+        try:
+            client.sendall((head + text).encode())
+        except OSError as error:
+            self.log.debug("nobody waits for a refusal: %s", error)
 
     def murder_pending(self) -> None:
         """End what waited long enough; the event loop calls this at least once a second."""
@@ -104,7 +142,8 @@ def settings(config: Config) -> dict[str, Any]:
         # On a disk, a stalled write of the heartbeat would look like a dead worker.
         "worker_tmp_dir": "/dev/shm",
         "control_socket_disable": True,
-        "limit_request_line": 2048,
+        # Longer than any path that means something, so that a long one is told what is wrong with it.
+        "limit_request_line": 8190,
         "limit_request_fields": 48,
         "limit_request_field_size": 4096,
         # Nobody stands in front of it, so nobody is believed about who a client is.

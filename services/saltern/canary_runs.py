@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +32,7 @@ def status(fleet: Fleet) -> dict[str, Any]:
     Raises SalternError, RegistryError or redis.RedisError when the registry cannot be read.
     """
     registry = _registry(fleet)
-    return overview.canary(registry.snapshot(), overview.read_observed(registry.client, time.time()))
+    return overview.canary(registry.snapshot(), overview.read_observed(registry.client))
 
 
 def fleet_status(fleet: Fleet) -> dict[str, Any]:
@@ -42,7 +41,7 @@ def fleet_status(fleet: Fleet) -> dict[str, Any]:
     Raises SalternError, RegistryError or redis.RedisError when the registry cannot be read.
     """
     registry = _registry(fleet)
-    return overview.overview(registry.snapshot(), overview.read_observed(registry.client, time.time()))
+    return overview.overview(registry.snapshot(), overview.read_observed(registry.client))
 
 
 def share(fleet: Fleet, percent: object, *, cause: str = "", by: str) -> dict[str, Any]:

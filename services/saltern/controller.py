@@ -42,18 +42,14 @@ from .haproxy import (
     parse_sessions,
     parse_stat,
 )
+from .observed import OBSERVED, OBSERVED_TTL_S, WINDOWS, WINDOWS_LENGTH
 from .redis_link import ConfigError, connect
 from .registry import Instance, Latch, Registry, RegistryError, Split, State, check_id
 
 log = logging.getLogger("saltern.controller")
 
-OBSERVED = "saltern:observed"
-"""JSON of what HAProxy sees now, for ``OBSERVED_TTL_S``: no news is not good news."""
-OBSERVED_TTL_S = 5
-WINDOWS = "saltern:windows"
-"""Stream of what each second brought; the judge reads it."""
-WINDOWS_LENGTH = 7_200
 WHO = "controller"
+STATUS_EVERY_S = 1.0
 STATUS_STALE_S = 5.0
 _ROUNDS = 5
 """Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone.
@@ -408,13 +404,18 @@ class Reporter(threading.Thread):
     def run(self) -> None:
         client = connect(self.config.redis)
         registry = Registry(client)
+        problem = ""
         while not self.stop.is_set():
             self.news.wait()
             self.news.clear()
             try:
                 self._write(client, registry)
+                problem = ""
             except (redis.RedisError, OSError) as error:
-                log.debug("reports wait for Redis: %s", error)
+                text = f"{type(error).__name__}: {error}"
+                if text != problem:
+                    log.warning("what is seen cannot be published, keeping it: %s", text)
+                problem = text
                 self.stop.wait(0.5)
                 self.news.set()
         client.close()
@@ -470,7 +471,9 @@ class Controller:
         self._look: Look | None = None
         self._window_from: Look | None = None
         self._told: object = None
-        self._saved = ""
+        self._saved: object = None
+        self._status_text = ""
+        self._status_at = 0.0
         self._files: dict[str, object] = {}
         self._cut: set[tuple[str, float]] = set()
         self._last_plan = reconcile.Plan()
@@ -492,8 +495,9 @@ class Controller:
             elif (
                 "canary" in self.floor.latches and "canary" not in state.latches and self.memory.latch is None
             ):
-                # A registry that forgot the latch gets it back; forgetting is not a decision.
+                # A registry that forgot the latch gets it back, once: forgetting is not a decision.
                 self._latch(replace(self.floor.latches["canary"], by=WHO))
+                self.floor = replace(self.floor, latches=MappingProxyType({}))
             changed = merged != self.state
             self.state = merged
         if changed:
@@ -671,18 +675,22 @@ class Controller:
             self._files[name] = value
 
     def _save(self) -> None:
+        """Keep on disk what the next controller has to know, whenever it changes."""
         with self.lock:
-            document = {
-                "state": state_to_json(self.floor),
-                "healthy_since": self.memory.healthy_since,
-                "latch": asdict(self.memory.latch) if self.memory.latch else None,
-                "drains": dict(self.drains),
-                "reports": [asdict(report) for report in self.reporter.pending()],
-            }
-        text = json.dumps(document, sort_keys=True, indent=1)
-        if text != self._saved:
-            write_atomically(self.dir / "controller.json", text)
-            self._saved = text
+            floor, since, latch = self.floor, self.memory.healthy_since, self.memory.latch
+        reports = self.reporter.pending()
+        values = (floor, since, latch, dict(self.drains), reports)
+        if values == self._saved:
+            return
+        document = {
+            "state": state_to_json(floor),
+            "healthy_since": since,
+            "latch": asdict(latch) if latch else None,
+            "drains": dict(self.drains),
+            "reports": [asdict(report) for report in reports],
+        }
+        write_atomically(self.dir / "controller.json", json.dumps(document, sort_keys=True, indent=1))
+        self._saved = values
 
     def _load(self) -> None:
         path = self.dir / "controller.json"
@@ -826,10 +834,16 @@ class Controller:
         }
 
     def _write_status(self) -> None:
+        """Write the status file when something changed, and every second to show that somebody is there."""
+        status = self.status()
+        text = json.dumps({**status, "ts": 0})
+        if text == self._status_text and 0 <= status["ts"] - self._status_at < STATUS_EVERY_S:
+            return
         path = Path(self.config.status_file)
         partial = path.with_name(f".{path.name}.new")
-        partial.write_text(json.dumps(self.status()), encoding="utf-8")
+        partial.write_text(json.dumps(status))
         partial.replace(path)
+        self._status_text, self._status_at = text, status["ts"]
 
 
 def read_status(path: str | Path) -> dict[str, Any]:

@@ -281,15 +281,16 @@ def parse_stat(reply: str, wanted: frozenset[tuple[str, str]] | None = None) -> 
         raise Truncated(f"haproxy: statistics lack a column: {error}") from None
     stats = []
     for row in rows[1:]:
+        backend, _, rest = row.partition(",")
+        name = rest.partition(",")[0]
+        if name in ("FRONTEND", "BACKEND") or (wanted is not None and (backend, name) not in wanted):
+            continue
         # The description fields are the only quoted ones and lie behind every column read here.
         cells = row.split(",")
         if len(cells) < len(names):
             raise Truncated(
                 f"haproxy: statistics have a row of {len(cells)} cells, not {len(names)}: {row[:80]!r}"
             )
-        backend, name = cells[0], cells[1]
-        if name in ("FRONTEND", "BACKEND") or (wanted is not None and (backend, name) not in wanted):
-            continue
         try:
             numbers = {field: int(cells[at] or 0) for field, at in columns}
         except ValueError:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .haproxy import HAProxyError, Runtime, parse_map
+from .haproxy import HAProxyError, Runtime, parse_acl
 
 MOST_WAITING = 100
 """Orders kept at once. One is enough to turn the canary off; more would only fill the disk."""
@@ -99,20 +99,16 @@ def cut(runtime: Runtime, map_dir: str) -> None:
 
     Raises HAProxyError when that cannot be done.
     """
-    show = f"show map {map_dir}/split.map"
-    if _share(runtime, show) == "0":
+    path = f"{map_dir}/split.acl"
+    drawn = parse_acl(runtime.ask([f"show acl {path}"])[0])
+    if not drawn:
         return
-    refused = runtime.change([f"set map {map_dir}/split.map canary 0"])
-    if refused:
-        raise refused[0]
-    left = _share(runtime, show)
-    if left != "0":
-        raise HAProxyError(f"haproxy: the canary's share is still {left} after it was set to 0")
-
-
-def _share(runtime: Runtime, show: str) -> str:
-    # A share that was never set counts as 0 in the configuration.
-    return parse_map(runtime.ask([show])[0]).get("canary", "0")
+    refused = runtime.change([f"del acl {path} {entry}" for entry in sorted(drawn)])
+    left = parse_acl(runtime.ask([f"show acl {path}"])[0])
+    if left:
+        # The controller may have removed an entry first: what counts is whether any is left.
+        why = f": {refused[0]}" if refused else ""
+        raise HAProxyError(f"haproxy: the canary is still drawn by {', '.join(sorted(left))}{why}")
 
 
 def _files(folder: Path) -> list[Path]:

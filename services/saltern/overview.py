@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import redis
 
-from .controller import OBSERVED, OBSERVED_TTL_S
+from . import observed
 from .registry import Instance, State
 
 UNKNOWN = "unknown"
 
 
-def read_observed(client: redis.Redis, now: float) -> Mapping[str, Any] | None:
-    """What the controller last published; None when that is older than it may be, or was never anything.
+def read_observed(client: redis.Redis) -> Mapping[str, Any] | None:
+    """What the controller published within its last seconds; None when that is nothing, or unusable.
 
     Raises redis.RedisError.
     """
-    text = client.get(OBSERVED)
-    if not isinstance(text, str):
-        return None
     try:
-        seen = json.loads(text)
-        fresh = abs(now - seen["ts"]) <= OBSERVED_TTL_S
-    except (ValueError, KeyError, TypeError):
+        seen = observed.read_observed(client)
+    except ValueError:
         return None
-    return seen if fresh and isinstance(seen.get("servers"), dict) else None
+    return seen if isinstance(seen, dict) and isinstance(seen.get("servers"), dict) else None
 
 
 def overview(state: State, seen: Mapping[str, Any] | None) -> dict[str, Any]:

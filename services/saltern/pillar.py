@@ -102,6 +102,9 @@ def _contradictions(pillar: Mapping[str, Any]) -> Iterator[str]:
     for first, second in PORTS_OF_A_MACHINE:
         if (port := _at(pillar, first)) == _at(pillar, second):
             yield _line(second, f"{port} is {'.'.join(first)} already; another port is right")
+    for name, pool in pillar["scaling"]["pools"].items():
+        if pool["min"] > pool["max"]:
+            yield _line(("scaling", "pools", name, "min"), f"{pool['min']} is above max, {pool['max']}")
     for section, read in (("judge", Thresholds().with_values), ("steps", Plan.from_data)):
         try:
             read(pillar["canary"].get(section, {}))

@@ -103,7 +103,8 @@ def plan(
     slots = {pool: _slots_of(observed, pool) for pool in _LETTER}
     seats = _seats(state, observed, slots)
     taken = {seat.slot for seat in seats}
-    unseated = [i for i in state.instances.values() if not any(s.instance is i for s in seats)]
+    seated = {seat.id for seat in seats if seat.instance is not None}
+    unseated = [i for i in state.instances.values() if i.id not in seated]
     unplaced = []
     fresh: list[_Seat] = []
     for instance in sorted(unseated, key=lambda i: _natural(i.id)):
@@ -260,7 +261,8 @@ def _last_live(
     stay = [s for s in prod if s.id in kept or (s.instance is not None and s.instance.want == "ready")]
     if any(_live(s.slot, "prod", observed) for s in stay):
         return {}
-    go = [s for s in prod if s not in stay and s.id not in forced]
+    staying = {s.slot for s in stay}
+    go = [s for s in prod if s.slot not in staying and s.id not in forced]
     serving = [s for s in go if observed.servers["prod", s.slot].admin_state == "ready"]
     live = [s for s in serving if _live(s.slot, "prod", observed)]
     # With nobody live at all, one that may come back is still better than none.

@@ -1,10 +1,10 @@
 """From the seconds the controller publishes to the two windows the judge compares.
 
 The stream ``saltern:windows`` holds one entry a second, each with what the pools did in it (see
-``controller.WINDOWS``). A judgement is about one canary: seconds in which other releases served there, or in
+``observed``). A judgement is about one canary: seconds in which other releases served there, or in
 which the canary had no share, are left out, in both pools alike.
 
-A second's latency is HAProxy's average over its last 1,024 requests, so neighbouring seconds resemble each
+A second's latency is HAProxy's average over each server's last requests, so neighbouring seconds resemble each
 other; the judge counts that in (``judge.effective_size``).
 """
 
@@ -17,8 +17,8 @@ from typing import Any
 
 import redis
 
-from .controller import WINDOWS
 from .judge import Host, JudgeError, Window
+from .observed import WINDOWS
 
 
 @dataclass(frozen=True)

@@ -363,6 +363,52 @@ def test_a_body_in_chunks_is_read(stand: Stand, api: AdminStand) -> None:
     stand.await_share(35)
 
 
+@pytest.mark.parametrize(
+    ("sent", "status", "text"),
+    [
+        (b"nonsense\r\n\r\n", 400, "request: "),
+        (b"GET / HTTP/9.9\r\n\r\n", 400, "request: "),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n", 414, "request: "),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 9000 + b"\r\n\r\n", 431, "request: "),
+        (b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 60 + b"\r\n", 431, "request: "),
+        (b"GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, "request: "),
+        (
+            b"POST /canary/on HTTP/1.1\r\n%sTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            400,
+            "body: it cannot be read to its end",
+        ),
+        (
+            b"POST /canary/on HTTP/1.1\r\n%sTransfer-Encoding: chunked\r\n\r\n9\r\n{",
+            400,
+            "body: it cannot be read to its end",
+        ),
+        (
+            b"POST /canary/on HTTP/1.1\r\n%sContent-Length: 9\r\n\r\n{}",
+            400,
+            "body: it ends after 2 of 9 bytes",
+        ),
+        (
+            b"POST /canary/off HTTP/1.1\r\n%sContent-Length: 9\r\n\r\n",
+            400,
+            "body: it ends after 0 of 9 bytes",
+        ),
+    ],
+)
+def test_what_is_no_whole_request_is_refused_in_json_too_and_changes_nothing(
+    stand: Stand, api: AdminStand, sent: bytes, status: int, text: str
+) -> None:
+    before = stand.registry.snapshot()
+    may = f"Authorization: Bearer {WRITE}\r\nContent-Type: application/json\r\n".encode()
+    with socket.create_connection(("127.0.0.1", api.port), 10) as link:
+        link.sendall(sent.replace(b"%s", may))
+        link.shutdown(socket.SHUT_WR)
+        head, _, body = link.makefile("rb").read().partition(b"\r\n\r\n")
+    assert int(head.split(b" ")[1]) == status
+    document = json.loads(body)
+    assert list(document) == ["error"] and document["error"].startswith(text)
+    assert stand.registry.snapshot() == before
+
+
 def test_metrics_are_what_prometheus_reads(api: AdminStand) -> None:
     api.ask("GET", "/split")
     reply = api.ask("GET", "/metrics", token=READ)

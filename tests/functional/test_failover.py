@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from traffic_stand import Machine, Stand, until
+from saltern.observed import pool_totals, read_observed, read_windows
+from traffic_stand import Machine, Stand, dying_server, until
 
 pytestmark = pytest.mark.functional
 
@@ -225,6 +226,12 @@ def test_a_wiped_registry_takes_nobody_away_and_keeps_the_canary_off(fleet: Stan
     )
     fleet.registry.unregister("prod2", force=True, by="ann")
     fleet.await_servers({"prod1": "ready/up", "prod3": "ready/up", "staging1": "ready/up"})
+    # Turned on again by a person it stays on, although the controller still knows a newer past.
+    fleet.registry.canary_on(by="ann")
+    fleet.registry.register("staging1", "127.0.0.1", fleet.ports["staging1"], "r1", "canary", by="test")
+    fleet.await_share(30)
+    time.sleep(0.7)
+    assert fleet.registry.snapshot().latches == {}
 
 
 def test_a_hostile_value_written_past_the_registry_is_neither_obeyed_nor_taken_for_absent(
@@ -279,8 +286,33 @@ def test_what_haproxy_sees_is_published_and_expires_with_the_controller(fleet: S
     prod, canary = requests()
     assert canary > 0
     assert prod + canary == 200
+    rows = read_windows(fleet.client, time.time() - 60, time.time() + 1)
+    totals = pool_totals(rows, "canary")
+    assert totals is not None
+    assert (totals["requests"], totals["errors"]) == (canary, 0)
+    assert totals["latency_kind"] == "second"
+    assert 0 < len(totals["latency_ms"]) <= len(rows)
+    assert pool_totals([], "prod") is None
     fleet.controller.end(signal.SIGKILL)
     assert 0 < fleet.client.ttl("saltern:observed") <= 5
+    fleet.client.delete("saltern:observed")
+    assert read_observed(fleet.client) is None
+
+
+def test_a_failed_request_that_production_answered_is_an_error_of_the_canary(fleet: Stand) -> None:
+    listener, got = dying_server()
+    with listener:
+        fleet.registry.register("staging1", *listener.getsockname(), "r2", "canary", by="test")
+        until(lambda: fleet.get(headers={"X-Saltern-Canary": "always"}).pool == "prod", "the canary failing")
+        asked = time.time()
+        until(
+            lambda: (
+                (t := pool_totals(read_windows(fleet.client, asked - 5, time.time() + 1), "canary"))
+                and t["errors"] >= 1
+            ),
+            "the error in a window",
+        )
+        assert got
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")

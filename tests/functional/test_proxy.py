@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from scipy.stats import binom
-from traffic_stand import HAPROXY, Stand, ask, default_pillar, merge, render, until
+from traffic_stand import HAPROXY, Stand, ask, default_pillar, dying_server, merge, render, until
 
 pytestmark = pytest.mark.functional
 
@@ -224,30 +224,6 @@ def test_an_upgraded_connection_passes_both_ways(stand: Stand) -> None:
         for word in (b"one", b"two"):
             link.sendall(word)
             assert link.recv(4096) == word
-
-
-def dying_server() -> tuple[socket.socket, list[bytes]]:
-    """A server that reads a request and hangs up without a word."""
-    import threading
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    got: list[bytes] = []
-
-    def serve() -> None:
-        while True:
-            try:
-                link, _ = listener.accept()
-            except OSError:
-                return
-            with link:
-                data = link.recv(4096)
-                if b"/health" in data.split(b"\r\n")[0]:
-                    link.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                else:
-                    got.append(data.split(b" ")[0])
-
-    threading.Thread(target=serve, daemon=True).start()
-    return listener, got
 
 
 @pytest.mark.parametrize(

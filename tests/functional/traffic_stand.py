@@ -468,6 +468,28 @@ def ask(
     )
 
 
+def dying_server() -> tuple[socket.socket, list[bytes]]:
+    """A server that reads a request and hangs up without a word."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    got: list[bytes] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                link, _ = listener.accept()
+            except OSError:
+                return
+            with link:
+                data = link.recv(4096)
+                if b"/health" in data.split(b"\r\n")[0]:
+                    link.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                else:
+                    got.append(data.split(b" ")[0])
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener, got
+
+
 def _listens(address: str, port: int) -> bool:
     try:
         with socket.create_connection((address, port), 0.2):

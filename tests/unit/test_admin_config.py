@@ -116,9 +116,9 @@ def test_what_salt_writes_of_the_pillar_is_a_good_configuration_and_holds_no_tok
     [
         ({"port": 0}, "admin.port"),
         ({"threads": "8"}, "admin.threads"),
-        ({"rate": {}}, "admin.rate"),
+        ({"rate": {}}, "admin.rate.normal"),
         ({"metrics_allow": ["everybody"]}, "admin.metrics_allow.0"),
-        ({"tokens": {}}, "admin"),
+        ({"tokens": {}}, "admin.tokens"),
     ],
 )
 def test_a_wrong_value_in_the_pillar_is_refused_before_any_machine_gets_it(

@@ -61,44 +61,46 @@ def test_a_flood_of_orders_does_not_fill_the_disk(tmp_path: Path, monkeypatch: p
 
 
 class Socket:
-    """HAProxy's socket as far as one map goes."""
+    """HAProxy's socket as far as one list goes."""
 
-    def __init__(self, entries: dict[str, str], refuse: str = "", deaf: bool = False) -> None:
-        self.entries, self.refuse, self.deaf = entries, refuse, deaf
+    def __init__(self, *entries: str, refuse: str = "", deaf: bool = False) -> None:
+        self.entries, self.refuse, self.deaf = list(entries), refuse, deaf
         self.changes: list[str] = []
 
     def ask(self, commands: list[str]) -> list[str]:
-        assert commands == ["show map /d/split.map"]
-        return ["\n".join(f"0x1 {key} {value}" for key, value in self.entries.items())]
+        assert commands == ["show acl /d/split.acl"]
+        return ["\n".join(f"0x1 {entry}" for entry in self.entries)]
 
     def change(self, commands: list[str]) -> list[Rejected]:
         self.changes += commands
-        if self.refuse:
-            return [Rejected(self.refuse)]
         if not self.deaf:
-            self.entries["canary"] = commands[0].rsplit(" ", 1)[1]
-        return []
+            self.entries = [each for each in self.entries if f"del acl /d/split.acl {each}" not in commands]
+        return [Rejected(self.refuse)] if self.refuse else []
 
 
 @pytest.mark.parametrize(
     ("entries", "changes"),
     [
-        ({"canary": "30"}, ["set map /d/split.map canary 0"]),
-        ({"canary": "0"}, []),
-        ({}, []),
+        ((), []),
+        (("0:29",), ["del acl /d/split.acl 0:29"]),
+        (("0:39", "0:29"), ["del acl /d/split.acl 0:29", "del acl /d/split.acl 0:39"]),
     ],
 )
 def test_the_share_is_cut_with_no_more_commands_than_it_takes(
-    entries: dict[str, str], changes: list[str]
+    entries: tuple[str, ...], changes: list[str]
 ) -> None:
-    link = Socket(entries)
+    link = Socket(*entries)
     cut(link, "/d")  # type: ignore[arg-type]
     assert link.changes == changes
-    assert link.entries.get("canary", "0") == "0"
+    assert link.entries == []
 
 
-def test_a_cut_that_is_refused_or_has_no_effect_is_an_error() -> None:
-    with pytest.raises(Rejected, match="no such map"):
-        cut(Socket({"canary": "30"}, refuse="no such map"), "/d")  # type: ignore[arg-type]
-    with pytest.raises(HAProxyError, match="still 30"):
-        cut(Socket({"canary": "30"}, deaf=True), "/d")  # type: ignore[arg-type]
+def test_a_cut_that_somebody_else_made_first_is_no_error() -> None:
+    cut(Socket("0:29", refuse="Key not found."), "/d")  # type: ignore[arg-type]
+
+
+def test_a_cut_that_has_no_effect_is_an_error() -> None:
+    with pytest.raises(HAProxyError, match="still drawn by 0:29: not now"):
+        cut(Socket("0:29", refuse="not now", deaf=True), "/d")  # type: ignore[arg-type]
+    with pytest.raises(HAProxyError, match="still drawn by 0:29"):
+        cut(Socket("0:29", deaf=True), "/d")  # type: ignore[arg-type]
