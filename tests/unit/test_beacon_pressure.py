@@ -14,7 +14,9 @@ from saltern.pressure import OK_REPEATS, fresh, restored, settings, step
 WANTED = {**pressure.DEFAULTS, "for": 2, "clear": 3, "refresh": 10.0}
 
 
-def said(samples: list[float | None], start: dict | None = None, every: float = 1.0, now: float = 1000.0) -> list:
+def said(
+    samples: list[float | None], start: dict | None = None, every: float = 1.0, now: float = 1000.0
+) -> list:
     """What is said after each sample, one a second."""
     state, answer = start or fresh(), []
     for at, sample in enumerate(samples):
@@ -120,7 +122,7 @@ def test_settings_are_defaults_then_the_configuration_then_the_roles(config, exp
     ],
 )
 def test_a_wrong_setting_is_named(config, words):
-    with pytest.raises(ValueError, match="^") as wrong:
+    with pytest.raises(ValueError) as wrong:
         settings(config, "staging1")
     assert words in str(wrong.value)
 

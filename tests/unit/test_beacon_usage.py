@@ -125,7 +125,12 @@ def test_services_are_seen_one_by_one(tmp_path, below):
 
 
 def look(at: float, used: float, cpus: float = 1.0, **services: float) -> dict:
-    return {"at": at, "used": used, "cpus": cpus, "services": {k.replace("_", "-"): v for k, v in services.items()}}
+    return {
+        "at": at,
+        "used": used,
+        "cpus": cpus,
+        "services": {k.replace("_", "-"): v for k, v in services.items()},
+    }
 
 
 @pytest.mark.parametrize(
@@ -147,7 +152,12 @@ def test_use_is_a_share_of_the_limit_without_what_does_not_count(before, after, 
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(look(10, 1), look(10.1, 1)), (look(10, 5), look(11, 1)), (look(10, 1), look(99, 2)), (look(11, 1), look(10, 2))],
+    [
+        (look(10, 1), look(10.1, 1)),
+        (look(10, 5), look(11, 1)),
+        (look(10, 1), look(99, 2)),
+        (look(11, 1), look(10, 2)),
+    ],
     ids=["too short", "counter anew", "a gap", "backwards"],
 )
 def test_where_there_is_nothing_to_compare_nothing_is_said(before, after):
