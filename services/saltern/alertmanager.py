@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -54,6 +55,18 @@ def posted(alert: Alert, fleet: str, now: float, believe_s: float) -> dict[str, 
     }
 
 
+@dataclass(frozen=True)
+class Look:
+    """What Alertmanager says about itself.
+
+    :ivar started: when it did, unix seconds; :ivar attempts: to send a mail since then; :ivar failed: of these
+    """
+
+    started: float = 0.0
+    attempts: float = 0.0
+    failed: float = 0.0
+
+
 class Alertmanager:
     """One Alertmanager. Every method raises SalternError when it does not answer, or answers no."""
 
@@ -96,18 +109,21 @@ class Alertmanager:
         """End a silence."""
         self._ask("DELETE", f"/api/v2/silence/{quote(silence_id, safe='')}")
 
-    def mailed(self) -> tuple[float, float]:
-        """How many attempts to send a mail there were since it started, and how many failed."""
+    def look(self) -> Look:
+        """When it started, and how its mails fared since."""
         text = self._ask("GET", "/metrics")
-        return tuple(
-            sum(
-                float(value)
-                for value in re.findall(rf'^{name}{{[^}}\n]*integration="email"[^}}\n]*}} (\S+)$', text, re.M)
-            )
-            for name in (
-                "alertmanager_notification_requests_total",
-                "alertmanager_notification_requests_failed_total",
-            )
+
+        def total(name: str, labels: str = "") -> float:
+            found = re.findall(rf"^{name}{labels} (\S+)$", text, re.MULTILINE)
+            if not found:
+                raise SalternError(f"alertmanager at {self.url}: /metrics has no {name}")
+            return sum(map(float, found))
+
+        mail = r'\{[^}\n]*integration="email"[^}\n]*\}'
+        return Look(
+            total("process_start_time_seconds"),
+            total("alertmanager_notification_requests_total", mail),
+            total("alertmanager_notification_requests_failed_total", mail),
         )
 
     def _ask(self, method: str, path: str, body: object = None) -> str:

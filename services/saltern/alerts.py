@@ -20,14 +20,14 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import redis
 
 from saltern.alert_store import ALERTS, Alert, AlertStore
-from saltern.alertmanager import Alertmanager, posted
+from saltern.alertmanager import Alertmanager, Look, posted
 from saltern.errors import SalternError
 from saltern.notify import notify
 from saltern.redis_link import ConfigError, connect
@@ -57,59 +57,71 @@ class Settings:
 class Told:
     """What Alertmanager was told of one alert since it began.
 
-    :ivar since: which beginning; :ivar fired: when it first took the beginning, or 0; :ivar ended: the end, or 0
+    :ivar since: which beginning; :ivar fired: when it took the beginning, or 0; :ivar mailed: whether it had the time
+        to mail that; :ivar ended: when it took the end, or 0; :ivar closed: whether it had the time to mail that
     """
 
     since: float
     fired: float = 0.0
+    mailed: bool = False
     ended: float = 0.0
+    closed: bool = False
 
 
 @dataclass(frozen=True)
-class Mail:
-    """Whether mail goes out, from two counters of Alertmanager's that begin anew when it restarts."""
+class Memory:
+    """What the daemon knows from before: of each alert, of Alertmanager, and whether its mails fail."""
 
-    attempts: float = 0.0
-    failed: float = 0.0
+    told: Mapping[str, Told]
+    look: Look = field(default_factory=Look)
     failing: bool = False
 
-    def seen(self, attempts: float, failed: float) -> Mail:
-        """After another look: what was sent last decides; where nothing was, it stays as it was."""
-        if attempts < self.attempts or failed < self.failed:
-            return Mail(attempts, failed, failed > 0 if attempts else self.failing)
-        new_attempts, new_failed = attempts - self.attempts, failed - self.failed
-        if not new_attempts:
-            return Mail(attempts, failed, self.failing)
-        return Mail(attempts, failed, new_failed >= new_attempts)
+
+def hold_s(settings: Settings) -> float:
+    """How long Alertmanager may take to mail a beginning: one that joins others waits for their next mail."""
+    return settings.group_wait_s + settings.group_interval_s + MARGIN_S
 
 
-def plan(
-    alerts: Iterable[Alert], told: Mapping[str, Told], mail: Mail, now: float, settings: Settings
-) -> list[Alert]:
+def observe(memory: Memory, look: Look, now: float, settings: Settings) -> Memory:
+    """What is known after another look at Alertmanager.
+
+    One that was restarted has forgotten what it had not mailed. While its mails fail, nothing counts as mailed.
+    """
+    told, before = dict(memory.told), memory.look
+    if restarted := look.started != before.started:
+        before = Look(look.started)
+        for id_, each in told.items():
+            told[id_] = replace(
+                each, fired=each.fired if each.mailed else 0.0, ended=each.ended if each.closed else 0.0
+            )
+    attempts, failed = look.attempts - before.attempts, look.failed - before.failed
+    # What was tried last decides; where nothing was tried, it stays as it was.
+    failing = failed >= attempts if attempts > 0 else memory.failing
+    if not failing and not restarted:
+        for id_, each in told.items():
+            told[id_] = replace(
+                each,
+                mailed=each.mailed or bool(each.fired and now - each.fired >= hold_s(settings)),
+                closed=each.closed or bool(each.ended and now - each.ended >= hold_s(settings)),
+            )
+    return Memory(told, look, failing)
+
+
+def plan(alerts: Iterable[Alert], told: Mapping[str, Told], now: float) -> list[Alert]:
     """What to tell Alertmanager now: alerts as they shall look to it.
 
-    An alert that is over is still told as firing until its beginning can have been mailed; once the end was told, it is
-    repeated for as long as an Alertmanager that restarts in between needs it.
+    An alert that is over is still told as firing until its beginning was mailed; then its end is, until that was.
     """
     answer = []
     for alert in (each.at(now) for each in alerts):
-        if alert.firing:
-            answer.append(alert)
-            continue
         known = told.get(alert.fingerprint)
         if known is None or known.since != alert.since:
             known = Told(alert.since)
-        mailed = known.fired and now - known.fired >= settings.group_wait_s + MARGIN_S and not mail.failing
-        if not known.ended and not mailed:
+        if alert.firing or not known.mailed:
             answer.append(replace(alert, firing=True, ended=0.0))
-        elif not known.ended or now - known.ended < linger_s(settings) or mail.failing:
+        elif not known.closed:
             answer.append(alert)
     return answer
-
-
-def linger_s(settings: Settings) -> float:
-    """How long an end is repeated: two of the intervals in which Alertmanager mails, and some."""
-    return 2 * settings.group_interval_s + 60
 
 
 def after(
@@ -126,9 +138,10 @@ def after(
     return answer
 
 
-def newcomer(alerts: Iterable[Alert], now: float) -> dict[str, Told]:
+def newcomer(alerts: Iterable[Alert], now: float) -> Memory:
     """What to take for told when nothing was written down: of what is over, everything; a new ops1 mails no past."""
-    return {a.fingerprint: Told(a.since, a.since, now) for a in alerts if not a.at(now).firing}
+    over = [alert for alert in alerts if not alert.at(now).firing]
+    return Memory({a.fingerprint: Told(a.since, now, True, now, True) for a in over})
 
 
 # --- the daemon
@@ -143,8 +156,7 @@ class Daemon:
         self.client, self.store = client, AlertStore(client)
         self.alertmanager, self.settings, self.state = alertmanager, settings, state
         self.alerts: list[Alert] | None = None
-        self.told: dict[str, Told] | None = read_told(state)
-        self.mail = Mail()
+        self.memory: Memory | None = read_memory(state)
         self._problems: dict[str, str] = {}
         self._listening: redis.client.PubSub | None = None
         self.stopping = False
@@ -168,11 +180,11 @@ class Daemon:
         if self.alerts is None:
             return
         now = time.time()
-        if self.told is None:
-            self.told = newcomer(self.alerts, now)
+        if self.memory is None:
+            self.memory = newcomer(self.alerts, now)
         try:
-            self.mail = self.mail.seen(*self.alertmanager.mailed())
-            sent = plan(self.alerts, self.told, self.mail, now, self.settings)
+            memory = observe(self.memory, self.alertmanager.look(), now, self.settings)
+            sent = plan(self.alerts, memory.told, now)
             if sent:
                 self.alertmanager.post(
                     [posted(alert, self.settings.fleet, now, self.settings.believe_s) for alert in sent]
@@ -181,10 +193,10 @@ class Daemon:
         except SalternError as error:
             self._trouble("alertmanager", str(error))
             return
-        told = after(self.alerts, sent, self.told, now)
-        if told != self.told or not self.state.exists():
-            write_told(self.state, told)
-        self.told = told
+        memory = replace(memory, told=after(self.alerts, sent, memory.told, now))
+        if memory != self.memory:
+            write_memory(self.state, memory)
+        self.memory = memory
 
     def wait(self) -> None:
         """Until something changed, or it is time to tell again."""
@@ -222,21 +234,23 @@ class Daemon:
             log.warning("%s answers again", what)
 
 
-def read_told(path: Path) -> dict[str, Told] | None:
+def read_memory(path: Path) -> Memory | None:
     """What was written down; None when nothing was, or nothing usable."""
     try:
-        return {id_: Told(**values) for id_, values in json.loads(path.read_text()).items()}
+        kept = json.loads(path.read_text())
+        told = {id_: Told(**values) for id_, values in kept["told"].items()}
+        return Memory(told, Look(**kept["look"]), kept["failing"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.error("%s: not usable (%s); what is over by now is taken for mailed", path, error)
         return None
 
 
-def write_told(path: Path, told: Mapping[str, Told]) -> None:
+def write_memory(path: Path, memory: Memory) -> None:
     """Write it down, whole or not at all."""
     half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_text(json.dumps({id_: each.__dict__ for id_, each in sorted(told.items())}))
+    half.write_text(json.dumps(asdict(memory), sort_keys=True))
     half.replace(path)
 
 

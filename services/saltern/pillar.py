@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -138,8 +139,29 @@ def check(pillar: Mapping[str, Any]) -> None:
 def load(folder: Path) -> dict[str, Any]:
     """The pillar as its files say, before any machine is asked: plain YAML, one top key a file.
 
+    What was read and found right is kept until a file changes: a reflex has no time to read it all again.
+
     :raises SalternError: a file is missing, is not YAML, or has a value of the wrong kind
     """
+    files = tuple((path.name, _version(path)) for path in sorted(folder.glob("*.sls")))
+    kept = _LOADED.get(folder)
+    if kept is None or kept[0] != files:
+        _LOADED[folder] = kept = (files, _load(folder))
+    return copy.deepcopy(kept[1])
+
+
+_LOADED: dict[Path, tuple[tuple, dict[str, Any]]] = {}
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return ()  # replaced while we looked; reading it says more
+    return about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino
+
+
+def _load(folder: Path) -> dict[str, Any]:
     top = _yaml(folder / "top.sls")
     try:
         names = [name for names in top["base"].values() for name in names]
