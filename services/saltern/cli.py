@@ -221,16 +221,19 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _test(arguments: argparse.Namespace) -> int:
     kinds = [k for k in arguments.kinds if k in TEST_KINDS]
     others = [k for k in arguments.kinds if k not in TEST_KINDS]
-    folders = [str(REPOSITORY / "tests" / kind) for kind in kinds or TEST_KINDS]
-    if not kinds or "unit" in kinds or "functional" in kinds:
-        folders.append(str(REPOSITORY / "services"))
-    _exec([master.program("pytest"), *folders, *others])
+    # A service's own tests are of several kinds, and lie beside it.
+    folders = [REPOSITORY / "services", *(REPOSITORY / "tests" / kind for kind in kinds or TEST_KINDS)]
+    found = [str(folder) for folder in folders if folder.exists()]
+    _exec([master.program("pytest"), "-m", " or ".join(kinds or TEST_KINDS), *found, *others])
     return 1
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     folder = REPOSITORY / "tests" / "bench"
     names = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
+    if arguments.name == "list":
+        print("\n".join(names))
+        return 0
     if arguments.name not in names:
         raise SalternError(f"bench {arguments.name!r}: none by this name; there are {', '.join(names)}")
     flags = ["--json"] if arguments.json else []
