@@ -6,7 +6,6 @@ is the minions' default, and the reaction that configures a machine when it come
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -45,7 +44,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
     """Wait for a condition and return its value.
 
     :raises AssertionError: it did not come true in time
@@ -56,6 +55,12 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any
             return value
         assert time.monotonic() < end, f"{what} did not happen within {seconds:g} s"
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """Wait for a condition and return its value."""
+    return wait_until
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +117,7 @@ class RedisServer:
              "--aclfile", str(self.folder / "users.acl")],
             stdout=(self.folder / "log").open("ab"),
         )  # fmt: skip
-        until(self.answers, "an answer from Redis")
+        wait_until(self.answers, "an answer from Redis")
 
     def answers(self) -> bool:
         try:
@@ -205,11 +210,9 @@ class Fleetlike:
     client: Any
     fleet: Fleet
 
-    def call(
-        self, minion: str, function: str, *arguments: object, timeout: int = 60, **keywords: object
-    ) -> Any:
+    def call(self, minion: str, function: str, *arguments: object, **keywords: object) -> Any:
         """What a function answers on a minion."""
-        answer = self.client.cmd(minion, function, arg=arguments, kwarg=keywords, timeout=timeout)
+        answer = self.client.cmd(minion, function, arg=arguments, kwarg=keywords, timeout=60)
         assert minion in answer, f"{minion} did not answer {function}"
         return answer[minion]
 
@@ -311,8 +314,3 @@ def run_in(
         )  # fmt: skip
 
     return run
-
-
-def as_json(text: str) -> Any:
-    """What a command printed under --out=json."""
-    return json.loads(text)

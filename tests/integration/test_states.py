@@ -68,7 +68,9 @@ def rendered(minions, home) -> Callable[[str], Rendered]:
             ) if "template" in chunk else minions.call(minion, "cp.get_file", chunk["source"], str(path))  # fmt: skip
             assert done == str(path), f"{chunk['__id__']} of {minion}: {done}"
         elif "contents_pillar" in chunk:
-            path.write_text(str(minions.call(minion, "pillar.get", chunk["contents_pillar"], unmask=True)) + "\n")
+            path.write_text(
+                str(minions.call(minion, "pillar.get", chunk["contents_pillar"], unmask=True)) + "\n"
+            )
         else:
             path.write_text(f"{chunk['contents']}\n" if chunk["contents"] else "")
         return path
