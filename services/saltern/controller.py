@@ -28,7 +28,7 @@ from typing import Any
 
 import redis
 
-from . import canary, notify, reconcile
+from . import canary, notify, orders, reconcile
 from .haproxy import (
     HAProxyError,
     Rejected,
@@ -482,6 +482,8 @@ class Controller:
         self._haproxy_problem = "not looked at yet"
         self._rejections: tuple[str, ...] = ()
         self._diverged = False
+        self._orders = self.dir / "orders"
+        self._taken: tuple[orders.Order, ...] = ()
         self._load()
         self.watcher = Watcher(config, self._deliver, self.wake)
 
@@ -561,7 +563,17 @@ class Controller:
         self._save()
         self._write_status()
 
+    def _take_orders(self) -> None:
+        """Take in what was ordered on this machine while Redis was away: it latches, and is reported later."""
+        for order in orders.waiting(self._orders):
+            with self.lock:
+                self._latch(Latch(order.reason, order.cause, order.by, order.at))
+            fields = {"who": order.by, "reason": order.reason, **order.details}
+            self.reporter.report(Report("admin.write", order.what or "order", fields, order.cause))
+            self._taken = (*self._taken, order)
+
     def _converge(self, state: State, look: Look, previous: Look | None) -> Look:
+        self._take_orders()
         decision = self._decide(state, look, previous)
         self._decision = decision
         rejections: list[Rejected] = []
@@ -675,7 +687,12 @@ class Controller:
             self._files[name] = value
 
     def _save(self) -> None:
-        """Keep on disk what the next controller has to know, whenever it changes."""
+        """Keep on disk what the next controller has to know; an order's own file goes only after that."""
+        self._save_state()
+        orders.done(self._orders, self._taken)
+        self._taken = ()
+
+    def _save_state(self) -> None:
         with self.lock:
             floor, since, latch = self.floor, self.memory.healthy_since, self.memory.latch
         reports = self.reporter.pending()

@@ -13,7 +13,7 @@ import pytest
 import redis
 from admin_stand import READ, WRITE, AdminStand
 from saltern.registry import Registry
-from traffic_stand import HERE, Stand, until
+from traffic_stand import Stand, until
 
 pytestmark = pytest.mark.functional
 
@@ -24,7 +24,6 @@ JOURNAL = "saltern:journal"
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stand, AdminStand]]:
     """A traffic plane with two production servers and a canary, and its admin API."""
     stand = Stand(tmp_path_factory.mktemp("plane"))
-    stand.controller.arguments[1:3] = [str(HERE / "admin_controller.py")]
     api = AdminStand.before(stand)
     try:
         stand.start()

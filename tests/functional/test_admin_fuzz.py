@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from admin_stand import READ, WRITE, AdminStand
-from traffic_stand import HERE, Stand
+from traffic_stand import Stand
 
 pytestmark = pytest.mark.functional
 
@@ -18,7 +18,6 @@ pytestmark = pytest.mark.functional
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stand, AdminStand]]:
     """A traffic plane and its admin API; changes are not undone between tests."""
     stand = Stand(tmp_path_factory.mktemp("plane"))
-    stand.controller.arguments[1:3] = [str(HERE / "admin_controller.py")]
     api = AdminStand.before(stand)
     try:
         stand.start()

@@ -16,7 +16,7 @@ import yaml
 from admin_stand import WRITE, AdminStand
 from saltern import judge, secrets
 from saltern.fleet import Fleet
-from traffic_stand import HERE, ROOT, Stand, until
+from traffic_stand import ROOT, Stand, until
 
 pytestmark = pytest.mark.functional
 
@@ -27,7 +27,6 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
     folder = tmp_path / "plane"
     folder.mkdir()
     made = Stand(folder)
-    made.controller.arguments[1:3] = [str(HERE / "admin_controller.py")]
     try:
         made.start()
         made.add("prod1")

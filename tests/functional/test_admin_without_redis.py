@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from admin_stand import READ, AdminStand
 from saltern import orders
-from traffic_stand import HERE, Stand, until
+from traffic_stand import Stand, until
 
 pytestmark = pytest.mark.functional
 
@@ -21,7 +21,6 @@ ALERT = {"source": "staging1", "reason": "12 % errors", "cause": "5-0", "details
 def stand(make_stand: Callable[..., Stand]) -> Stand:
     """A traffic plane whose canary has its share and whose controller takes orders."""
     made = make_stand()
-    made.controller.arguments[1:3] = [str(HERE / "admin_controller.py")]
     made.start()
     made.add("prod1")
     made.add("staging1")
