@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import redis
-from saltern import events, rejections, secrets, signing
+from saltern import conducting, events, rejections, secrets, signing
 from saltern.alert_store import ALERT, ALERTS, Alert, AlertStore, fingerprint
 from saltern.events import Event, Rate, Rejected
+from saltern.provisioning import Alarm
 from saltern.redis_link import connect
 from traffic_stand import redis_server, until
 
-HIGH = Alert("CpuHigh", "prod1", "pressure on prod", "warning", "CPU of prod1 is high", "93 %", "50 %", "most by x")
+HIGH = Alert(
+    "CpuHigh", "prod1", "pressure on prod", "warning", "CPU of prod1 is high", "93 %", "50 %", "most by x"
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +167,25 @@ def test_a_user_who_may_only_read_can_list(store, client, address):
         assert until(lambda: listening.get_message(timeout=1), "the subscription")["type"] == "subscribe"
 
 
+def test_an_alarm_of_the_conductor_is_an_alert_with_what_was_done_about_it(store):
+    lost = Alarm(
+        "MachineLost",
+        "prod3",
+        "prod3 is gone",
+        "critical",
+        done="prod3 is made anew",
+        undo="salt-run x",
+        cause="5-0",
+    )
+    conducting.keep(store, lost)
+    conducting.keep(store, lost)
+    (alert,) = store.all()
+    assert (alert.summary, alert.severity, alert.count) == ("prod3 is gone", "critical", 1)
+    assert (alert.done, alert.undo) == ("prod3 is made anew", "salt-run x")
+    conducting.keep(store, replace(lost, firing=False))
+    assert not store.all()[0].firing
+
+
 # Events ----------------------------------------------------------------------------------------------------
 
 
@@ -256,13 +278,16 @@ def test_a_flood_of_forgeries_is_one_line_and_one_alert(store, client):
 
 
 @pytest.mark.parametrize(
-    "minion_id", ["*", "prod*", "{{ 7 * 7 }}", "prod1\n", "x: !!python/object:os.system", "é" * 900, None, 5, [], {}]
+    "minion_id",
+    ["*", "prod*", "{{ 7 * 7 }}", "prod1\n", "x: !!python/object:os.system", "é" * 900, None, 5, [], {}],
 )
 def test_whoever_a_forgery_names_it_gets_a_name_of_ours(store, client, minion_id):
     reject(client, f"salt/beacon/{minion_id}/cpu/high", minion_id)
     (alert,) = store.all()
     assert alert.subject == "unknown"
-    assert all(text.isprintable() and len(text) <= 300 for text in (alert.value, alert.details, alert.summary))
+    assert all(
+        text.isprintable() and len(text) <= 300 for text in (alert.value, alert.details, alert.summary)
+    )
 
 
 def test_without_redis_a_rejection_is_still_a_rejection(tmp_path):
