@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when it did what it says, 130 when it was interrupted."""
     chosen, others = parser().parse_known_args(arguments)
     if others and chosen.command != "test":
-        parser().error(f"{chosen.command}: unknown arguments: {' '.join(others)}")
+        parser().error(f"{chosen.command}: unrecognized arguments: {' '.join(others)}")
     chosen.others = others
     try:
         return {
