@@ -11,7 +11,7 @@ A provider names the fleet's state folder, and the sizes a profile may choose fr
       driver: nspawn
       state_dir: /var/lib/saltern/saltern
       sizes:
-        small: {memory: 384, cpus: 1}
+        small: {memory: 512, cpus: 1}
 
 A profile takes a size; ``memory`` (MiB) and ``cpus`` in it take precedence over the size's.
 

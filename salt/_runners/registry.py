@@ -4,6 +4,7 @@ Who serves traffic: write instances into the registry, and strike them off.
 
 from saltern import members
 from saltern.fleet import Fleet
+from saltern.runners import plain_errors
 
 
 def _register(tag, minion_id, payload):
@@ -18,6 +19,7 @@ def _fleet():
     return Fleet.load(__opts__["saltern_state_dir"])
 
 
+@plain_errors
 def register(tag, minion_id, payload):
     """
     Write down what a machine signed: that it runs a release. A reactor calls it.
@@ -31,6 +33,7 @@ def register(tag, minion_id, payload):
     return __utils__["plain.call"](_register, tag, minion_id, payload)
 
 
+@plain_errors
 def unregister(minion_id):
     """
     Strike off an instance whose machine is no more. A reactor calls it; by hand it repairs a missed event.

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -60,14 +60,11 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--purge", action="store_true", help="remove the machine image too")
     each = add("doctor", "say what this machine lacks, and the remedy")
     each.add_argument("--subnet", metavar="CIDR", help="the network to look for")
-    each = commands.add_parser(
-        "test", help="run the tests", description="Run the tests; without names, every kind."
-    )
-    each.add_argument(
-        "kinds",
-        nargs="*",
-        metavar="KIND",
-        help=f"of {', '.join(TEST_KINDS)}; or pytest's own arguments after --",
+    commands.add_parser(
+        "test",
+        help="run the tests",
+        description=f"Run the tests: of every kind, or of those named ({', '.join(TEST_KINDS)}). "
+        "Whatever else is given goes to pytest.",
     )
     each = commands.add_parser("bench", help="measure", description="Measure one of the benches.")
     each.add_argument("name", metavar="NAME", help="which; `list` names them")
@@ -81,7 +78,10 @@ TEST_KINDS = ("unit", "functional", "integration", "e2e", "browser")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when it did what it says, 130 when it was interrupted."""
-    chosen = parser().parse_args(arguments)
+    chosen, others = parser().parse_known_args(arguments)
+    if others and chosen.command != "test":
+        parser().error(f"{chosen.command}: unrecognized arguments: {' '.join(others)}")
+    chosen.others = others
     try:
         return {
             "up": _up, "status": _status, "down": _down, "doctor": _doctor, "test": _test, "bench": _bench,
@@ -89,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SalternError as error:
         print(f"saltern: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; say no more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"\nsaltern: interrupted; run `./saltern {chosen.command}` again to go on", file=sys.stderr)
         return 130
@@ -136,9 +140,9 @@ class _Screen:
                 self.shown[name] = stage
                 print(f"{self.seconds()}  {name} {stage}", file=sys.stderr)
 
-    def table(self) -> Table:
+    def table(self) -> Group:
+        head = Text.assemble((self.seconds(), "dim"), "  ", (self.words or "starting", "bold"))
         table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_row(Text(self.seconds(), "dim"), Text(self.words or "starting", "bold"))
         for name, stage in self.progress.machines.items():
             steps = up.STAGES.index(stage) if stage in up.STAGES else len(up.STAGES) - 1
             bar = "━" * (4 * steps) + "╌" * (4 * (len(up.STAGES) - 1 - steps))
@@ -149,7 +153,7 @@ class _Screen:
             if stage == "failed":
                 words += f": {self.progress.faults.get(name, '')}"
             table.add_row(name, Text(bar, style), Text(words, style, overflow="ellipsis", no_wrap=True))
-        return table
+        return Group(head, table)
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -219,12 +223,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    kinds = [k for k in arguments.kinds if k in TEST_KINDS]
-    others = [k for k in arguments.kinds if k not in TEST_KINDS]
-    # A service's own tests are of several kinds, and lie beside it.
-    folders = [REPOSITORY / "services", *(REPOSITORY / "tests" / kind for kind in kinds or TEST_KINDS)]
-    found = [str(folder) for folder in folders if folder.exists()]
-    _exec([master.program("pytest"), "-m", " or ".join(kinds or TEST_KINDS), *found, *others])
+    kinds = [k for k in arguments.others if k in TEST_KINDS]
+    others = [k for k in arguments.others if k not in TEST_KINDS]
+    folders: list[str] = []
+    if kinds or not any((REPOSITORY / each.partition("::")[0]).exists() for each in others):
+        # A service's own tests are of several kinds, and lie beside it.
+        folders = ["services", *(f"tests/{kind}" for kind in kinds or TEST_KINDS)]
+    marks = ["-m", " or ".join(kinds)] if kinds else []
+    _exec([master.program("pytest"), *marks, *folders, *others])
     return 1
 
 

@@ -488,7 +488,9 @@ class Registry:
     def snapshot(self) -> State:
         """Read the whole desired state in one atomic round trip."""
         # EVAL_RO, for users of Redis who may read and not write: EVAL asks for the right to write its keys.
-        revision, instances, split, latch, forced = self.client.eval_ro(_SNAPSHOT, len(_KEYS), *_KEYS, INSTANCE)
+        revision, instances, split, latch, forced = self.client.eval_ro(
+            _SNAPSHOT, len(_KEYS), *_KEYS, INSTANCE
+        )
         return parse_state(
             int(revision),
             {id_: _pairs(flat) for id_, flat in instances},

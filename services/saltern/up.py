@@ -47,10 +47,7 @@ def up(fleet: Fleet, progress: Progress, machines: Iterable[str] = DEFAULT_MACHI
     :raises SalternError: a step failed; what was done stays, and the next `up` goes on from there
     """
     wanted = tuple(dict.fromkeys(machines))
-    for name in wanted:
-        role_of(name)
-    pillar.load(fleet.pillar_dir)
-    _same_subnet_unused(fleet)
+    _preflight(fleet, wanted)
     fleet.save()
     with fleet.locked("up", wait=False):
         secrets.ensure(fleet)
@@ -69,11 +66,20 @@ def up(fleet: Fleet, progress: Progress, machines: Iterable[str] = DEFAULT_MACHI
         _machines(fleet, wanted, progress)
 
 
-def _same_subnet_unused(fleet: Fleet) -> None:
+def _preflight(fleet: Fleet, wanted: Iterable[str]) -> None:
+    """Everything that can be refused is refused here, before anything is made.
+
+    :raises SalternError: a wrong pillar value, an id of no role, a subnet in use, too little disk
+    """
+    pillar.load(fleet.pillar_dir)
+    for name in wanted:
+        role_of(name)
     if user := network.clash(fleet, network.links()):
         raise SalternError(
             f"subnet {fleet.subnet}: already used by {user}; choose another with --subnet, such as 10.214.0.0/24"
         )
+    if not image.ready():
+        image.check_space()
 
 
 def build_releases(fleet: Fleet) -> None:

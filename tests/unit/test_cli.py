@@ -102,25 +102,34 @@ def test_benches_are_listed(said):
     assert set(out.split()) == names
 
 
+EVERY_FOLDER = [
+    "services",
+    "tests/unit",
+    "tests/functional",
+    "tests/integration",
+    "tests/e2e",
+    "tests/browser",
+]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "kinds", "folders", "rest"),
+    ("arguments", "passed_on"),
     [
-        (["unit"], "unit", {"services", "tests/unit"}, []),
-        (["unit", "functional"], "unit or functional", {"services", "tests/unit", "tests/functional"}, []),
-        (["unit", "--", "-x", "-k", "split"], "unit", {"services", "tests/unit"}, ["-x", "-k", "split"]),
-        ([], "unit or functional or integration or e2e or browser", None, []),
+        (["unit"], ["-m", "unit", "services", "tests/unit"]),
+        (["unit", "functional"], ["-m", "unit or functional", "services", "tests/unit", "tests/functional"]),
+        (["unit", "-x", "-k", "split"], ["-m", "unit", "services", "tests/unit", "-x", "-k", "split"]),
+        (["tests/e2e/test_fleet.py::test_status", "-x"], ["tests/e2e/test_fleet.py::test_status", "-x"]),
+        (["-q"], [*EVERY_FOLDER, "-q"]),
+        ([], EVERY_FOLDER),
     ],
 )
-def test_tests_are_chosen_by_kind(said, monkeypatch, arguments, kinds, folders, rest):
+def test_tests_are_chosen_by_kind_or_by_path(said, monkeypatch, arguments, passed_on):
     commands = []
     monkeypatch.setattr(cli, "_exec", commands.append)
     said("test", *arguments)
-    program, option, marks, *others = commands[0]
+    program, *others = commands[0]
     assert program.endswith("/pytest")
-    assert (option, marks) == ("-m", kinds)
-    chosen = {other.removeprefix(f"{REPOSITORY}/") for other in others if other.startswith(str(REPOSITORY))}
-    assert {"services", "tests/unit"} <= chosen if folders is None else chosen == folders
-    assert [other for other in others if not other.startswith(str(REPOSITORY))] == rest
+    assert others == passed_on
 
 
 def test_status_is_one_json_object_on_request(said, fleet, monkeypatch):

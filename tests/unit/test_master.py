@@ -113,15 +113,6 @@ def test_the_link_of_a_checkout_stays_with_the_fleet_it_points_at(make_fleet, ch
     assert not master.LINK.is_symlink()
 
 
-def test_keys_of_machines_that_are_no_more_are_taken_back(fleet):
-    for folder in ("minions", "minions_pre"):
-        (fleet.pki / "master" / folder).mkdir(parents=True)
-        for name in ("prod1", "prod2"):
-            (fleet.pki / "master" / folder / name).write_text("key")
-    master.forget(fleet, ["prod1", "prod9"])
-    assert [path.name for path in (fleet.pki / "master").glob("*/*")] == ["prod2", "prod2"]
-
-
 def test_a_master_that_is_not_there_neither_runs_nor_answers(fleet):
     assert not master.is_running(fleet)
     master.stop(fleet)

@@ -158,6 +158,18 @@ def free_mib(folder: Path) -> int:
     return shutil.disk_usage(folder).free // (1024 * 1024)
 
 
+def check_space() -> None:
+    """Refuse to begin an image that cannot be finished.
+
+    :raises SalternError: too little disk
+    """
+    if (free := free_mib(images())) < SPACE_NEEDED_MIB:
+        raise SalternError(
+            f"disk: {free} MiB free for {images()}, and the image needs {SPACE_NEEDED_MIB}; "
+            "free some, or set SALTERN_HOME to a folder on a larger disk"
+        )
+
+
 def build(tell: Callable[[str], None] = lambda _: None) -> Path:
     """Make the image, unless it is there.
 
@@ -172,11 +184,7 @@ def build(tell: Callable[[str], None] = lambda _: None) -> Path:
         if ready():
             return path()
         _remove_half_made()
-        if (free := free_mib(images())) < SPACE_NEEDED_MIB:
-            raise SalternError(
-                f"disk: {free} MiB free for {images()}, and the image needs {SPACE_NEEDED_MIB}; "
-                "free some, or set SALTERN_HOME to a folder on a larger disk"
-            )
+        check_space()
         half = images() / f".half.{key()}"
         half.mkdir()
         try:

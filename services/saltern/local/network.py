@@ -61,15 +61,8 @@ table inet {fleet.table} {{
 
 
 def up(fleet: Fleet) -> None:
-    """Make the bridge and the table, or bring them to what they should be.
-
-    :raises SalternError: the subnet is in use on this host
-    """
+    """Make the bridge and the table, or bring them to what they should be."""
     interfaces = links()
-    if user := clash(fleet, interfaces):
-        raise SalternError(
-            f"subnet {fleet.subnet}: already used by {user}; choose another with --subnet, such as 10.214.0.0/24"
-        )
     bridge = next((i for i in interfaces if i["ifname"] == fleet.bridge), None)
     if bridge is None:
         run(["ip", "link", "add", fleet.bridge, "type", "bridge"])
@@ -95,10 +88,6 @@ def delete_link(name: str) -> None:
         except SalternError:
             if Path("/sys/class/net", name).exists():  # else the kernel was faster
                 raise
-
-
-def is_up(fleet: Fleet) -> bool:
-    return any(i["ifname"] == fleet.bridge and i.get("addr_info") for i in links())
 
 
 def _forwarding_users(change: str, fleet: Fleet) -> dict:

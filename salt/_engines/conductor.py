@@ -1,0 +1,25 @@
+"""
+The conductor: reads the event bus itself, and does what takes long, one thing at a time per pool.
+
+.. code-block:: yaml
+
+    engines:
+      - conductor: {}
+"""
+
+import salt.utils.event
+from saltern import conducting
+
+
+def start():
+    """
+    Hand the bus to the conductor until the master ends.
+    """
+    bus = salt.utils.event.get_event("master", sock_dir=__opts__["sock_dir"], opts=__opts__, listen=True)
+    voice = salt.utils.event.get_master_event(__opts__, __opts__["sock_dir"], listen=False)
+    with bus, voice:
+        conducting.conduct(
+            __opts__["saltern_state_dir"],
+            listen=lambda seconds: bus.get_event(wait=seconds, full=True, auto_reconnect=True),
+            fire=lambda tag, data: voice.fire_event(data, tag),
+        )

@@ -1,0 +1,121 @@
+"""Running a fleet's conductor in the master: what the engine `conductor` calls."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from saltern import pillar, secrets
+from saltern.alert_store import Alert, AlertStore
+from saltern.conductor import Conductor, Settings
+from saltern.errors import SalternError
+from saltern.fleet import Fleet
+from saltern.members import link
+from saltern.provisioning import Alarm, SaltCloud
+
+log = logging.getLogger("saltern.conducting")
+
+LISTEN_SECONDS = 0.2
+
+
+class PillarSettings:
+    """The settings in a fleet's pillar, read again when a file changes; a pillar that became wrong changes nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stamp: object = None
+        self._settings: Settings | None = None
+
+    def __call__(self) -> Settings:
+        """:raises SalternError: the pillar was never right"""
+        stamp = sorted((p.name, p.stat().st_mtime_ns) for p in self._folder.glob("*.sls"))
+        if stamp != self._stamp or self._settings is None:
+            try:
+                self._settings = Settings.from_pillar(pillar.load(self._folder)["scaling"])
+            except SalternError as error:
+                if self._settings is None:
+                    raise
+                log.error("the settings stay as they were: %s", error)
+            self._stamp = stamp
+        return self._settings
+
+
+def keep(store: AlertStore, about: Alarm) -> None:
+    """Make an alarm an alert; one that Redis cannot take is in the master's log and on the bus alone."""
+    try:
+        if not about.firing:
+            store.end(about.name, about.subject, cause=about.cause)
+            return
+        if about.done or about.undo:
+            store.did(about.name, about.subject, about.done, about.undo)
+        # Alarms of one kind are one mail: what breaks one machine's making mostly breaks the next one's.
+        alert = Alert(about.name, about.subject, about.name, about.severity, about.summary)
+        store.fire(alert, cause=about.cause)
+    except redis.RedisError as error:
+        log.error("%s of %s: not kept, so not mailed: %s", about.name, about.subject, error)
+
+
+def conduct(
+    state_dir: str,
+    *,
+    listen: Callable[[float], Mapping[str, Any] | None],
+    fire: Callable[[str, dict[str, Any]], object],
+) -> None:
+    """Run the conductor of the fleet kept in `state_dir`, until the master that started this is gone.
+
+    Alarms are alerts, kept in Redis and mailed from there; they are also put on the bus as ``saltern/alert/firing`` and
+    ``resolved``, with the fields of `provisioning.Alarm`.
+
+    :param listen: waits up to so many seconds for an event: tag and data, or None
+    :param fire: puts an event on the bus; called from this thread alone
+    :raises Exception: whatever a worker could not deal with; the master starts the engine again
+    """
+    fleet = Fleet.load(state_dir)
+    client = link(fleet)
+    said: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
+
+    def say(tag: str, data: Mapping[str, Any]) -> None:
+        said.put((tag, dict(data)))
+
+    def alarm(about: Alarm) -> None:
+        log.warning("%s: %s", about.name, about.summary)
+        keep(AlertStore(client), about)
+        say(f"saltern/alert/{'firing' if about.firing else 'resolved'}", asdict(about))
+
+    master = os.getppid()
+    # An engine that outlived its master must end first: two would both believe to be the only one.
+    with fleet.locked("conductor"):
+        conductor = Conductor(
+            client, SaltCloud(fleet), secrets.load(fleet)["events"], PillarSettings(fleet.pillar_dir),
+            fire=say, alarm=alarm,
+        )  # fmt: skip
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                conductor.run()
+            except BaseException as error:
+                failed.append(error)
+                raise
+
+        thread = threading.Thread(target=run, name="conductor", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive() and os.getppid() == master:
+                event = listen(LISTEN_SECONDS)
+                if event:
+                    conductor.hear(event["tag"], event["data"])
+                while not said.empty():
+                    fire(*said.get())
+        finally:
+            conductor.stop()
+        if failed:
+            raise failed[0]
