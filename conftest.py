@@ -7,12 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent
 # The fleet that end-to-end and browser tests share: made once, at the first of them.
 pytest_plugins = ["live_fleet"]
 FLEET_SECONDS = 900
 KINDS = ("unit", "functional", "integration", "e2e", "browser")
+
+# Examples of each property: enough to fail soon while working, many with --hypothesis-profile=thorough. A machine that
+# is busy with something else is no reason for a test to fail, so there are no deadlines.
+settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.load_profile("quick")
 
 
 def mend_import_hooks() -> None:

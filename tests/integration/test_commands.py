@@ -19,6 +19,11 @@ def test_salt_calls_the_fleets_minions(minions, run_in):
     assert json.loads(done.stdout) == {"prod1": True, "ops1": True}
 
 
+def test_minions_ask_nothing_of_each_other(minions):
+    assert minions.call("prod1", "publish.publish", "ops1", "test.ping") == {}
+    assert minions.call("prod1", "publish.runner", "registry.unregister", "ops1") == {}
+
+
 def test_salt_key_lists_the_fleets_machines(minions, run_in):
     done = run_in("salt-key", "--out=json", "-L")
     assert done.returncode == 0, words(done)
@@ -26,7 +31,7 @@ def test_salt_key_lists_the_fleets_machines(minions, run_in):
 
 
 def test_salt_run_explains_our_runners(minions, run_in):
-    done = run_in("salt-run", "sys.doc", "registry")
+    done = run_in("salt-run", "-d", "registry")
     assert done.returncode == 0, words(done)
     for name in ("register", "unregister"):
         assert f"salt-run registry.{name}" in done.stdout  # the CLI Example

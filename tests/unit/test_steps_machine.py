@@ -185,5 +185,5 @@ class Delivery(RuleBasedStateMachine):
         assert later.phase != "stepping"
 
 
-Delivery.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Delivery.TestCase.settings = settings(stateful_step_count=40)
 TestDelivery = Delivery.TestCase
