@@ -77,11 +77,13 @@ class AlertStand:
 
     def start_alertmanager(self) -> None:
         self.alertmanager.start()
-        until(self._answers, "Alertmanager answering", 20)
+        until(lambda: self.answers(self.api), "Alertmanager answering", 20)
 
-    def _answers(self) -> bool:
+    @staticmethod
+    def answers(api: Alertmanager) -> bool:
+        """Whether it does."""
         try:
-            self.api.look()
+            api.look()
         except SalternError:
             return False
         return True
