@@ -7,6 +7,14 @@ from saltern.fleet import Fleet
 from saltern.runners import plain_errors
 
 
+def _register(tag, minion_id, payload):
+    return members.register(_fleet(), tag, minion_id, payload)
+
+
+def _unregister(minion_id):
+    return members.unregister(_fleet(), minion_id)
+
+
 def _fleet():
     return Fleet.load(__opts__["saltern_state_dir"])
 
@@ -22,7 +30,7 @@ def register(tag, minion_id, payload):
 
         salt-run registry.register saltern/instance/prod1/present prod1 '{...signed payload...}'
     """
-    return members.register(_fleet(), tag, minion_id, payload)
+    return __utils__["plain.call"](_register, tag, minion_id, payload)
 
 
 @plain_errors
@@ -36,4 +44,4 @@ def unregister(minion_id):
 
         salt-run registry.unregister prod6
     """
-    return members.unregister(_fleet(), minion_id)
+    return __utils__["plain.call"](_unregister, minion_id)

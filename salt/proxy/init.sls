@@ -57,7 +57,7 @@ haproxy configuration:
     - template: jinja
     - context:
         traffic: {{ traffic | json }}
-    - check_cmd: haproxy -c -q -f
+    - check_cmd: haproxy -c -f
     - require:
       - file: page for when nobody can answer
 

@@ -60,6 +60,11 @@ class Machine:
 
 
 def folder(fleet: Fleet, name: str) -> Path:
+    """The folder of a machine.
+
+    :raises SalternError: the id is no role's; it could lead anywhere
+    """
+    role_of(name)
     return fleet.machines_dir / name
 
 
