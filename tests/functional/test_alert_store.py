@@ -218,11 +218,12 @@ def test_alerts_and_all_else_that_scripts_write_outlive_a_restart_of_redis(tmp_p
             until(answers, "an answer after the restart")
             assert [alert.name for alert in AlertStore(own).all()] == ["CpuHigh"]
             assert set(Registry(own).snapshot().instances) == {"prod1"}
-            with redis.Redis(port=port) as anonymous, pytest.raises(redis.exceptions.AuthenticationError):
-                anonymous.get("saltern:revision")
-            with redis.Redis(port=port, username="default", password="") as anonymous:
-                with pytest.raises(redis.exceptions.AuthenticationError):
-                    anonymous.get("saltern:revision")
+            for who in ({}, {"username": "default", "password": ""}):
+                with (
+                    redis.Redis(port=port, **who) as anybody,
+                    pytest.raises(redis.exceptions.AuthenticationError),
+                ):
+                    anybody.get("saltern:revision")
         finally:
             process.end()
 
