@@ -1,7 +1,8 @@
-# Staging or the proxy is under pressure: the canary goes off, at once.
-turn the canary off:
-  runner.reflex.canary_off:
-    - args:
-      - tag: {{ tag | json }}
-      - minion_id: {{ data.get('id') | json }}
-      - payload: {{ data | json }}
+#!py
+# Staging or the proxy is under pressure: the canary goes off, at once and before whatever else is done. Python hands on
+# what came exactly as it came.
+
+
+def run():
+    arguments = [{"tag": tag}, {"minion_id": data.get("id")}, {"payload": data}]
+    return {"turn the canary off": {"runner.reflex.canary_off": [{"args": arguments}, {"order": 1}]}}

@@ -150,9 +150,14 @@ def alerts_to_mail(plant: Plant, rounds: int) -> list[float]:
     values = {"percent": 97.0, "high": 50, "low": 45, "used_mib": 97.0, "limit_mib": 100.0, "services": {}}
     found = []
 
-    def mails(subject: str, since: float) -> list[float]:
-        times = [path.stat().st_mtime for path in box.iterdir() if f"] {subject}" in path.read_text()]
-        return [each for each in times if each > since]
+    def mails(summary: str, since: float, over: bool = False) -> list[float]:
+        """When mails came that tell of this; one mail may tell of several alerts."""
+        found = []
+        for path in box.iterdir():
+            firing, _, ended = path.read_text().partition("\nOver:\n")
+            if summary in (ended if over else firing) and path.stat().st_mtime > since:
+                found.append(path.stat().st_mtime)
+        return found
 
     with bus(plant.fleet) as event:
         for each in range(rounds):
@@ -171,7 +176,7 @@ def alerts_to_mail(plant: Plant, rounds: int) -> list[float]:
                 event.fire_event(*said(plant.fleet, name, "memory/ok", {**values, "percent": 1.0}))
             for name in machines.values():
                 until(
-                    lambda n=name, b=began: mails(f"over: Memory of {n} is high", b), 120, f"{name} is over"
+                    lambda n=name, b=began: mails(f"Memory of {n} is high", b, True), 120, f"{name} is over"
                 )
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jinja2
 import pytest
 import redis
 from saltern import conducting, events, rejections, secrets, signing
@@ -16,7 +18,8 @@ from saltern.alert_store import ALERT, ALERTS, Alert, AlertStore, fingerprint
 from saltern.events import Event, Rate, Rejected
 from saltern.provisioning import Alarm
 from saltern.redis_link import connect
-from traffic_stand import redis_server, until
+from saltern.registry import Registry
+from traffic_stand import Process, free_port, redis_server, until
 
 HIGH = Alert(
     "CpuHigh", "prod1", "pressure on prod", "warning", "CPU of prod1 is high", "93 %", "50 %", "most by x"
@@ -184,6 +187,45 @@ def test_an_alarm_of_the_conductor_is_an_alert_with_what_was_done_about_it(store
     assert (alert.done, alert.undo) == ("prod3 is made anew", "salt-run x")
     conducting.keep(store, replace(lost, firing=False))
     assert not store.all()[0].firing
+
+
+def test_alerts_and_all_else_that_scripts_write_outlive_a_restart_of_redis(tmp_path):
+    """Redis reads its append-only file as the user `default`, and drops what that may not do."""
+    template = (Path(__file__).parents[2] / "salt/redis/users.acl.j2").read_text()
+    users = {name: hashlib.sha256(name.encode()).hexdigest() for name in secrets.REDIS_USERS}
+    text = jinja2.Template(template).render(pillar={"secrets": {"redis_sha256": users}})
+    (tmp_path / "users.acl").write_text(text + "\n")
+    port = free_port()
+    arguments = ["redis-server", "--port", str(port), "--dir", str(tmp_path), "--appendonly", "yes", "--save", "",
+                 "--aclfile", str(tmp_path / "users.acl")]  # fmt: skip
+    process = Process(arguments, tmp_path / "log")
+    config = {"redis": {"addresses": [f"127.0.0.1:{port}"], "username": "admin", "password": "admin"}}
+
+    def answers() -> bool:
+        try:
+            return own.ping()
+        except redis.ConnectionError:
+            return False
+
+    with connect(config) as own:
+        process.start()
+        try:
+            until(answers, "an answer")
+            AlertStore(own).fire(HIGH)
+            Registry(own).register("prod1", "10.0.0.1", 80, "r1", "prod")
+            process.end()
+            process.start()
+            until(answers, "an answer after the restart")
+            assert [alert.name for alert in AlertStore(own).all()] == ["CpuHigh"]
+            assert set(Registry(own).snapshot().instances) == {"prod1"}
+            for who in ({}, {"username": "default", "password": ""}):
+                with (
+                    redis.Redis(port=port, **who) as anybody,
+                    pytest.raises(redis.exceptions.AuthenticationError),
+                ):
+                    anybody.get("saltern:revision")
+        finally:
+            process.end()
 
 
 # Events ----------------------------------------------------------------------------------------------------
