@@ -207,7 +207,9 @@ def request(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict[
     return change(fleet, POOL_OF_ROLE.get(role, "prod"), cause=tag, by=event.machine)
 
 
-def lost(fleet: Fleet, gone: object, back: object = (), cause: str = "salt/presence/change") -> dict[str, Any]:
+def lost(
+    fleet: Fleet, gone: object, back: object = (), cause: str = "salt/presence/change"
+) -> dict[str, Any]:
     """Have machines looked at that Salt misses, or sees again after a person was told that it misses them.
 
     Whether it is so is asked the machines, not believed.

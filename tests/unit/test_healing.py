@@ -94,7 +94,9 @@ state = st.sampled_from([True, False, None])
 
 
 @given(
-    st.lists(st.tuples(st.floats(0, 60), st.lists(st.tuples(state, state), min_size=4, max_size=4)), max_size=40)
+    st.lists(
+        st.tuples(st.floats(0, 60), st.lists(st.tuples(state, state), min_size=4, max_size=4)), max_size=40
+    )
 )
 def test_whatever_happens_nobody_is_replaced_who_was_not_gone_for_the_grace_time_nor_twice(history):
     memory, now = Memory(), 0.0

@@ -16,7 +16,15 @@ from saltern.scaling import Direction, Member, Memory, Metric, Policy, Size, Ste
 NOW = 1_000_000.0
 FREE = Direction(window_s=0, cooldown_s=0, steps=())
 POLICY = Policy(
-    min=1, max=100, targets={"cpu": 50}, tolerance=0.1, warmup_s=30, out=FREE, in_=FREE, backoff_s=60, backoff_max_s=600
+    min=1,
+    max=100,
+    targets={"cpu": 50},
+    tolerance=0.1,
+    warmup_s=30,
+    out=FREE,
+    in_=FREE,
+    backoff_s=60,
+    backoff_max_s=600,
 )
 
 
@@ -166,7 +174,12 @@ def test_a_memory_that_is_not_one_is_named(data):
 
 
 def test_the_youngest_go_first_and_of_the_same_age_the_highest_number():
-    members = [Member("prod2", 5, True), Member("prod10", 5, True), Member("prod1", 9, False), Member("prod3", 1, True)]
+    members = [
+        Member("prod2", 5, True),
+        Member("prod10", 5, True),
+        Member("prod1", 9, False),
+        Member("prod3", 1, True),
+    ]
     assert [m.id for m in scaling.youngest_first(members)] == ["prod1", "prod10", "prod2", "prod3"]
 
 
@@ -201,7 +214,14 @@ VERTICAL = Vertical(max_mib=1536, cooldown_s=60, low_percent=40, low_s=1800)
         ("high after the cooldown doubles again", Size(768, 384, NOW - 60), True, 80, NOW - 100, 1536),
         ("low for long halves", Size(768, 384, NOW - 5000), False, 20, NOW - 1800, 384),
         ("low for not so long waits", Size(768, 384, NOW - 5000), False, 20, NOW - 1799, "nothing"),
-        ("low since before the last change waits from that on", Size(768, 384, NOW - 100), False, 5, 0, "nothing"),
+        (
+            "low since before the last change waits from that on",
+            Size(768, 384, NOW - 100),
+            False,
+            5,
+            0,
+            "nothing",
+        ),
         ("never below what it was made with", Size(500, 384, 0), False, 5, 0, 384),
         ("what it was made with stays", Size(384, 384, 0), False, 5, 0, "nothing"),
         ("too much in use to halve", Size(768, 384, 0), False, 21, 0, "nothing"),
@@ -279,7 +299,7 @@ def test_whatever_is_remembered_it_is_plain_data_and_bounded_by_the_windows(situ
 
 @given(situations(), uses)
 def test_with_more_use_no_fewer_machines_are_wanted(situation, more):
-    policy, members, current, metrics, memory = situation
+    policy, members, _, metrics, _ = situation
     members = [Member(m.id, 0.0, True) for m in members]
     full = Metric("cpu", metrics[0].target, {m.id: metrics[0].samples.get(m.id, 10.0) for m in members})
     fuller = replace(full, samples={id_: value + more for id_, value in full.samples.items()})
