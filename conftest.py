@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent
+# The fleet that end-to-end and browser tests share: made once, at the first of them.
+pytest_plugins = ["live_fleet"]
 KINDS = ("unit", "functional", "integration", "e2e", "browser")
 
 

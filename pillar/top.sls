@@ -5,6 +5,9 @@ base:
     - redis
     - traffic
     - canary
+    - admin
     - product
     - ops
+    - beacons
+    - alerts
     - scaling

@@ -15,10 +15,11 @@ traffic:
   # Room for servers in each pool. Changing it reloads HAProxy; filling and emptying slots does not.
   slots:
     prod: 64                  # servers
-    canary: 8                 # servers
+    canary: 4                 # servers
 
   balance: roundrobin         # within a pool; leastconn suits requests of very different lengths
   maxconn: 8000               # connections open at once on the clients' side; needs a little over twice as many files
+  buffer_bytes: 8192          # bytes: the headers of a request must fit, less 1024; larger is slower
   threads: 0                  # HAProxy threads; 0 is one a core
   log_every_request: false    # true logs successes too; false errors, retries and redispatches only
   forwarded_for: true         # adds X-Forwarded-For for the product's logs

@@ -63,6 +63,12 @@ def make_fleet() -> Iterator[Callable[..., Fleet]]:
         shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def make_machine() -> Callable[..., Machine]:
+    """Write a machine into a fleet's inventory."""
+    return write_machine
+
+
 @pytest.fixture
 def fleet(make_fleet: Callable[..., Fleet]) -> Fleet:
     """A fleet of its own, with a machine or two of every role."""

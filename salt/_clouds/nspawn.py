@@ -11,7 +11,7 @@ A provider names the fleet's state folder, and the sizes a profile may choose fr
       driver: nspawn
       state_dir: /var/lib/saltern/saltern
       sizes:
-        small: {memory: 384, cpus: 1}
+        small: {memory: 512, cpus: 1}
 
 A profile takes a size; ``memory`` (MiB) and ``cpus`` in it take precedence over the size's.
 
@@ -37,7 +37,7 @@ from salt.exceptions import (
 
 try:
     from saltern.errors import SalternError
-    from saltern.fleet import Fleet
+    from saltern.fleet import MACHINE_ID, Fleet
     from saltern.local import image, machine
     from saltern.local.cgroup import Limits
 
@@ -168,6 +168,7 @@ def destroy(name, call=None):
     """
     if call == "function":
         raise SaltCloudSystemExit("destroy: call it with -d, --destroy, -a or --action")
+    _found(name)
     _event("destroying", name, instance_id=name)
     _do(machine.destroy, name)
     _event("destroyed", name, instance_id=name)
@@ -178,13 +179,18 @@ def destroy(name, call=None):
 
 def _do(function, name, *args, **kwargs):
     """Call the local cloud, its errors turned into salt-cloud's."""
-    fleet = _fleet()
-    if not machine.folder(fleet, name).exists():
-        raise SaltCloudNotFound(f"{name}: no such machine in fleet {fleet.name}")
+    _found(name)
     try:
-        return function(fleet, name, *args, **kwargs)
+        return function(_fleet(), name, *args, **kwargs)
     except SalternError as error:
         raise SaltCloudSystemExit(str(error)) from error
+
+
+def _found(name):
+    """Raise unless there is such a machine, be it half-made."""
+    fleet = _fleet()
+    if not MACHINE_ID.match(name) or not machine.folder(fleet, name).exists():
+        raise SaltCloudNotFound(f"{name}: no such machine in fleet {fleet.name}")
 
 
 def start(name, call=None):
@@ -251,13 +257,18 @@ def resize(name, kwargs=None, call=None):
     """
     _need(call, "action", "resize")
     wanted = {}
-    for key, kind in (("memory", int), ("cpus", float)):
-        value = (kwargs or {}).get(key)
-        if value is not None:
-            try:
-                wanted[key] = kind(value)
-            except (TypeError, ValueError) as error:
-                raise SaltCloudSystemExit(f"resize: {key}={value!r} is not a number") from error
+    for key, value in (kwargs or {}).items():
+        if key not in ("memory", "cpus"):
+            raise SaltCloudSystemExit(f"resize: {key}: no such limit; say memory=MIB, cpus=NUMBER or both")
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise SaltCloudSystemExit(f"resize: {key}={value!r} is not a number") from error
+        if isinstance(value, bool) or (key == "memory" and not number.is_integer()):
+            raise SaltCloudSystemExit(
+                f"resize: {key}={value!r} is not a {'whole ' * (key == 'memory')}number"
+            )
+        wanted[key] = int(number) if key == "memory" else number
     if not wanted:
         raise SaltCloudSystemExit("resize: say memory=MIB, cpus=NUMBER or both")
     changed = _do(machine.resize, name, **wanted)

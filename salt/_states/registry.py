@@ -6,6 +6,7 @@ the registry shows it; its address is the one that the master knows, never one i
 """
 
 import logging
+import re
 import time
 
 try:
@@ -16,6 +17,8 @@ except ImportError:
     HAS_REDIS = False
 
 log = logging.getLogger(__name__)
+
+RELEASE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 __virtualname__ = "registry"
 
@@ -52,6 +55,14 @@ def present(name, port, release, timeout=60):
     """
     ret = {"name": name, "result": True, "changes": {}, "comment": ""}
     wanted = {"port": str(port), "release": str(release)}
+    if not wanted["port"].isdecimal() or not 1 <= int(port) <= 65535:
+        ret.update(result=False, comment=f"registry: port {port!r} is not between 1 and 65535")
+        return ret
+    if not RELEASE.fullmatch(wanted["release"]):
+        ret.update(
+            result=False, comment=f"registry: release {release!r} is not a release id, such as r0123456789ab"
+        )
+        return ret
     end = time.monotonic() + timeout
     first = None
     try:

@@ -1,5 +1,8 @@
-# Alerts and mail: Alertmanager, and a sink that keeps mail where a person can read it.
+# Alerts and mail: Alertmanager, what keeps it told, and a sink that keeps mail where a person can read it.
 {% set ops = pillar['ops'] %}
+
+include:
+  - agent
 
 alert and mail packages:
   pkg.installed:
@@ -9,6 +12,13 @@ alert and mail packages:
     - install_recommends: False
     - refresh: False
 
+text of the mails:
+  file.managed:
+    - name: /etc/prometheus/saltern.tmpl
+    - source: salt://ops/saltern.tmpl
+    - require:
+      - pkg: alert and mail packages
+
 alertmanager configuration:
   file.managed:
     - name: /etc/prometheus/alertmanager.yml
@@ -16,13 +26,14 @@ alertmanager configuration:
     - template: jinja
     - check_cmd: amtool check-config
     - require:
-      - pkg: alert and mail packages
+      - file: text of the mails
 
 alertmanager arguments:
   file.managed:
     - name: /etc/default/prometheus-alertmanager
+    # What was mailed is written down every second, so that an Alertmanager that dies mails nothing twice.
     - contents: |
-        ARGS="--web.listen-address={{ pillar['machine']['address'] }}:{{ ops['alertmanager_port'] }} --cluster.listen-address= --log.level=warn"
+        ARGS="--web.listen-address={{ pillar['machine']['address'] }}:{{ ops['alertmanager_port'] }} --cluster.listen-address= --data.maintenance-interval=1s --log.level=warn"
     - require:
       - pkg: alert and mail packages
 
@@ -33,6 +44,49 @@ alertmanager:
     - watch:
       - file: alertmanager configuration
       - file: alertmanager arguments
+      - file: text of the mails
+
+alerts user:
+  user.present:
+    - name: saltern-alerts
+    - system: True
+    - home: /nonexistent
+    - createhome: False
+    - shell: /usr/sbin/nologin
+
+alerts configuration:
+  file.managed:
+    - name: /etc/saltern/alerts.json
+    - source: salt://ops/alerts.json.j2
+    - template: jinja
+    - makedirs: True
+    - group: saltern-alerts
+    - mode: '0640'
+    - show_changes: False
+    - check_cmd: python3 -m json.tool
+    - require:
+      - user: alerts user
+
+alerts unit:
+  file.managed:
+    - name: /etc/systemd/system/saltern-alerts.service
+    - source: salt://ops/saltern-alerts.service
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: alerts unit
+
+alerts:
+  service.running:
+    - name: saltern-alerts
+    - enable: True
+    - require:
+      - module: alerts unit
+      - service: alertmanager
+    - watch:
+      - file: alerts unit
+      - file: alerts configuration
+      - file: agent
 
 mail sink user:
   user.present:

@@ -1,7 +1,8 @@
 # The front door: HAProxy, and the controller that keeps it equal to the registry.
 {% set traffic = pillar['traffic'] %}
-{% set agent = pillar['agent'] %}
-{% set agent_home = '/opt/saltern/agent/' ~ agent['id'] %}
+
+include:
+  - agent
 
 haproxy package:
   pkg.installed:
@@ -22,7 +23,7 @@ traffic state folder:
 
 # What HAProxy starts from when nobody tells it more: the controller keeps these files as it finds the world.
 {% for file, start in {
-  'split.map': 'canary 0',
+  'split.acl': '',
   'instances.map': '',
   'releases.map': '',
   'servers.state': '1',
@@ -56,7 +57,7 @@ haproxy configuration:
     - template: jinja
     - context:
         traffic: {{ traffic | json }}
-    - check_cmd: haproxy -c -q -f
+    - check_cmd: haproxy -c -f
     - require:
       - file: page for when nobody can answer
 
@@ -68,24 +69,6 @@ haproxy:
     - watch:
       - file: haproxy configuration
       - file: page for when nobody can answer
-
-# Saltern's own daemons: one artifact with all they import, verified by its hash.
-agent on disk:
-  archive.extracted:
-    - name: {{ agent_home }}
-    - source: {{ agent['source'] }}
-    - source_hash: sha256={{ agent['sha256'] }}
-    - enforce_toplevel: False
-    - if_missing: {{ agent_home }}/RELEASE
-    - user: root
-    - group: root
-
-agent:
-  file.symlink:
-    - name: /opt/saltern/agent/current
-    - target: {{ agent_home }}
-    - require:
-      - archive: agent on disk
 
 controller configuration:
   file.managed:
@@ -120,4 +103,59 @@ controller:
     - watch:
       - file: controller unit
       - file: controller configuration
+      - file: agent
+
+# The admin API: a user of its own, who may speak to HAProxy and leave orders for the controller.
+admin user:
+  user.present:
+    - name: saltern-admin
+    - system: True
+    - home: /nonexistent
+    - createhome: False
+    - shell: /usr/sbin/nologin
+
+orders for the controller:
+  file.directory:
+    - name: {{ traffic['state_dir'] }}/orders
+    - user: {{ traffic['user'] }}
+    - group: {{ traffic['group'] }}
+    # What is left here belongs to the group, so that the controller can read it.
+    - mode: '2770'
+    - require:
+      - file: traffic state folder
+
+admin configuration:
+  file.managed:
+    - name: /etc/saltern/admin.json
+    - source: salt://proxy/admin.json.j2
+    - template: jinja
+    - makedirs: True
+    - group: saltern-admin
+    - mode: '0640'
+    - show_changes: False
+    - check_cmd: python3 -m json.tool
+    - require:
+      - user: admin user
+
+admin unit:
+  file.managed:
+    - name: /etc/systemd/system/saltern-admin.service
+    - source: salt://proxy/saltern-admin.service.j2
+    - template: jinja
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: admin unit
+
+admin:
+  service.running:
+    - name: saltern-admin
+    - enable: True
+    - require:
+      - module: admin unit
+      - file: orders for the controller
+      - service: controller
+    - watch:
+      - file: admin unit
+      - file: admin configuration
       - file: agent

@@ -45,6 +45,9 @@ class Memory:
     latch: Latch | None = None
     """Latched here, and not known yet to be latched in the registry."""
     samples: tuple[Sample, ...] = ()
+    suspect: bool = False
+    """The hard limit was broken at the last look. A crash looks like that for a moment; the next look tells.
+    """
     was_latched: bool = False
 
 
@@ -83,9 +86,13 @@ def decide(
     elif since is None or since > now or not unbroken:
         since = now
 
-    kept = () if memory.was_latched and latch is None else memory.samples
-    samples = tuple(s for s in (*kept, *((sample,) if sample else ())) if now - s.at < limits.error_window_s)
-    broke = "" if latch else _broken(samples, limits)
+    # What failed because the canary fell is a matter of health, and a turned off canary starts again from
+    # nothing.
+    forget = not unbroken or (memory.was_latched and latch is None)
+    seen = () if forget else (*memory.samples, *((sample,) if sample else ()))
+    samples = tuple(s for s in seen if now - s.at < limits.error_window_s)
+    broken = "" if latch else _broken(samples, limits)
+    broke = broken if memory.suspect else ""
     if broke:
         latch = Latch(reason=broke, by="controller", since=now)
     after = Memory(
@@ -93,6 +100,7 @@ def decide(
         downs=MappingProxyType(dict(downs)),
         latch=latch if broke else memory.latch,
         samples=() if broke else samples,
+        suspect=bool(broken) and not broke,
         was_latched=latch is not None,
     )
     if latch is not None:
@@ -101,8 +109,9 @@ def decide(
         return Decision(0, "no canary is registered and wanted", after)
     if since is None:
         return Decision(0, "no canary is healthy", after)
-    left = limits.settle_s - (now - since)
-    if left > 0:
+    if broken:
+        return Decision(0, f"held back: {broken}", after)
+    if now - since < limits.settle_s:
         return Decision(0, f"the canary is healthy again, settling for {limits.settle_s:g} s", after)
     return Decision(state.split.share, "as the registry says", after)
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 when it did what it says, 130 when it was interrupted."""
     chosen, others = parser().parse_known_args(arguments)
     if others and chosen.command != "test":
-        parser().error(f"{chosen.command}: unknown arguments: {' '.join(others)}")
+        parser().error(f"{chosen.command}: unrecognized arguments: {' '.join(others)}")
     chosen.others = others
     try:
         return {
@@ -140,9 +140,9 @@ class _Screen:
                 self.shown[name] = stage
                 print(f"{self.seconds()}  {name} {stage}", file=sys.stderr)
 
-    def table(self) -> Table:
+    def table(self) -> Group:
+        head = Text.assemble((self.seconds(), "dim"), "  ", (self.words or "starting", "bold"))
         table = Table(box=None, pad_edge=False, show_header=False)
-        table.add_row(Text(self.seconds(), "dim"), Text(self.words or "starting", "bold"))
         for name, stage in self.progress.machines.items():
             steps = up.STAGES.index(stage) if stage in up.STAGES else len(up.STAGES) - 1
             bar = "━" * (4 * steps) + "╌" * (4 * (len(up.STAGES) - 1 - steps))
@@ -153,7 +153,7 @@ class _Screen:
             if stage == "failed":
                 words += f": {self.progress.faults.get(name, '')}"
             table.add_row(name, Text(bar, style), Text(words, style, overflow="ellipsis", no_wrap=True))
-        return table
+        return Group(head, table)
 
 
 def _up(arguments: argparse.Namespace) -> int:
@@ -225,18 +225,21 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _test(arguments: argparse.Namespace) -> int:
     kinds = [k for k in arguments.others if k in TEST_KINDS]
     others = [k for k in arguments.others if k not in TEST_KINDS]
-    folders = [str(REPOSITORY / "tests" / kind) for kind in kinds]
-    if not kinds and not any((REPOSITORY / each.partition("::")[0]).exists() for each in others):
-        folders = [str(REPOSITORY / "tests" / kind) for kind in TEST_KINDS]
-    if len(folders) > 1 or "functional" in kinds:
-        folders.append(str(REPOSITORY / "services"))
-    _exec([master.program("pytest"), *folders, *others])
+    folders: list[str] = []
+    if kinds or not any((REPOSITORY / each.partition("::")[0]).exists() for each in others):
+        # A service's own tests are of several kinds, and lie beside it.
+        folders = ["services", *(f"tests/{kind}" for kind in kinds or TEST_KINDS)]
+    marks = ["-m", " or ".join(kinds)] if kinds else []
+    _exec([master.program("pytest"), *marks, *folders, *others])
     return 1
 
 
 def _bench(arguments: argparse.Namespace) -> int:
     folder = REPOSITORY / "tests" / "bench"
     names = sorted(path.stem.removeprefix("bench_") for path in folder.glob("bench_*.py"))
+    if arguments.name == "list":
+        print("\n".join(names))
+        return 0
     if arguments.name not in names:
         raise SalternError(f"bench {arguments.name!r}: none by this name; there are {', '.join(names)}")
     flags = ["--json"] if arguments.json else []

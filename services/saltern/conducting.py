@@ -11,7 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import redis
+
 from saltern import pillar, secrets
+from saltern.alert_store import Alert, AlertStore
 from saltern.conductor import Conductor, Settings
 from saltern.errors import SalternError
 from saltern.fleet import Fleet
@@ -45,6 +48,21 @@ class PillarSettings:
         return self._settings
 
 
+def keep(store: AlertStore, about: Alarm) -> None:
+    """Make an alarm an alert; one that Redis cannot take is in the master's log and on the bus alone."""
+    try:
+        if not about.firing:
+            store.end(about.name, about.subject, cause=about.cause)
+            return
+        if about.done or about.undo:
+            store.did(about.name, about.subject, about.done, about.undo)
+        # Alarms of one kind are one mail: what breaks one machine's making mostly breaks the next one's.
+        alert = Alert(about.name, about.subject, about.name, about.severity, about.summary)
+        store.fire(alert, cause=about.cause)
+    except redis.RedisError as error:
+        log.error("%s of %s: not kept, so not mailed: %s", about.name, about.subject, error)
+
+
 def conduct(
     state_dir: str,
     *,
@@ -53,13 +71,15 @@ def conduct(
 ) -> None:
     """Run the conductor of the fleet kept in `state_dir`, until the master that started this is gone.
 
-    Alarms are put on the bus as ``saltern/alert/firing`` and ``resolved``, with the fields of `provisioning.Alarm`.
+    Alarms are alerts, kept in Redis and mailed from there; they are also put on the bus as ``saltern/alert/firing`` and
+    ``resolved``, with the fields of `provisioning.Alarm`.
 
     :param listen: waits up to so many seconds for an event: tag and data, or None
     :param fire: puts an event on the bus; called from this thread alone
     :raises Exception: whatever a worker could not deal with; the master starts the engine again
     """
     fleet = Fleet.load(state_dir)
+    client = link(fleet)
     said: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
 
     def say(tag: str, data: Mapping[str, Any]) -> None:
@@ -67,13 +87,14 @@ def conduct(
 
     def alarm(about: Alarm) -> None:
         log.warning("%s: %s", about.name, about.summary)
+        keep(AlertStore(client), about)
         say(f"saltern/alert/{'firing' if about.firing else 'resolved'}", asdict(about))
 
     master = os.getppid()
     # An engine that outlived its master must end first: two would both believe to be the only one.
     with fleet.locked("conductor"):
         conductor = Conductor(
-            link(fleet), SaltCloud(fleet), secrets.load(fleet)["events"], PillarSettings(fleet.pillar_dir),
+            client, SaltCloud(fleet), secrets.load(fleet)["events"], PillarSettings(fleet.pillar_dir),
             fire=say, alarm=alarm,
         )  # fmt: skip
         failed: list[BaseException] = []

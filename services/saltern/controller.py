@@ -28,34 +28,32 @@ from typing import Any
 
 import redis
 
-from . import canary, notify, reconcile
+from . import canary, notify, orders, reconcile
 from .haproxy import (
     HAProxyError,
     Rejected,
     Runtime,
     Session,
     Stat,
+    parse_acl,
     parse_info,
     parse_map,
     parse_servers,
     parse_sessions,
     parse_stat,
 )
+from .observed import OBSERVED, OBSERVED_TTL_S, WINDOWS, WINDOWS_LENGTH
 from .redis_link import ConfigError, connect
 from .registry import Instance, Latch, Registry, RegistryError, Split, State, check_id
 
 log = logging.getLogger("saltern.controller")
 
-OBSERVED = "saltern:observed"
-"""JSON of what HAProxy sees now, for ``OBSERVED_TTL_S``: no news is not good news."""
-OBSERVED_TTL_S = 5
-WINDOWS = "saltern:windows"
-"""Stream of what each second brought; the judge reads it."""
-WINDOWS_LENGTH = 7_200
 WHO = "controller"
+STATUS_EVERY_S = 1.0
 STATUS_STALE_S = 5.0
-_ROUNDS = 3
-"""How often one look may find something left to do before the next is awaited."""
+_ROUNDS = 5
+"""Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone.
+"""
 
 
 # --- configuration
@@ -171,6 +169,7 @@ class Proxy:
         self.map_dir = map_dir
         self._commands = [
             "show servers state",
+            f"show acl {map_dir}/split.acl",
             *(f"show map {map_dir}/{name}.map" for name in reconcile.MAPS),
             "show stat prod 4 -1",
             "show stat canary 4 -1",
@@ -181,7 +180,7 @@ class Proxy:
         """Read everything in one call. Raises HAProxyError."""
         state, split, instances, releases, prod, canary_, info = self.runtime.ask(self._commands)
         servers = {(s.backend, s.name): s for s in parse_servers(state) if s.backend in ("prod", "canary")}
-        maps = {"split": parse_map(split), "instances": parse_map(instances), "releases": parse_map(releases)}
+        maps = {"instances": parse_map(instances), "releases": parse_map(releases)}
         # An unoccupied slot may still be serving the requests it had; all that are not in maintenance are
         # read too.
         wanted = frozenset(
@@ -196,6 +195,7 @@ class Proxy:
         observed = reconcile.Observed(
             servers=MappingProxyType(servers),
             maps=MappingProxyType(maps),
+            split=parse_acl(split),
             sessions=MappingProxyType({slot: n for slot, n in sessions.items() if n}),
         )
         return Look(now, parse_info(info)["Pid"], observed, MappingProxyType(stats), state + "\n")
@@ -217,7 +217,7 @@ _COUNTERS = (
     "http_5xx",
     "connect_errors",
     "response_errors",
-    "retries",
+    "redispatches",
 )
 
 
@@ -235,9 +235,13 @@ def difference(new: Look, old: Look | None) -> Mapping[str, Mapping[str, int]] |
 
 
 def errors_of(delta: Mapping[str, int]) -> tuple[int, int]:
-    """Requests and failed requests of one slot. A retried failure counts, though no client saw it."""
+    """Requests and failed requests of one slot.
+
+    A failure counts even if no client saw it: HAProxy counts it as a redispatch from this server when another
+    one answered, and as a connection or response error when that was the last attempt.
+    """
     answered = sum(delta[name] for name in ("http_1xx", "http_2xx", "http_3xx", "http_4xx", "http_5xx"))
-    failed = delta["connect_errors"] + delta["response_errors"]
+    failed = delta["connect_errors"] + delta["response_errors"] + delta["redispatches"]
     return answered + failed, delta["http_5xx"] + failed
 
 
@@ -400,13 +404,18 @@ class Reporter(threading.Thread):
     def run(self) -> None:
         client = connect(self.config.redis)
         registry = Registry(client)
+        problem = ""
         while not self.stop.is_set():
             self.news.wait()
             self.news.clear()
             try:
                 self._write(client, registry)
+                problem = ""
             except (redis.RedisError, OSError) as error:
-                log.debug("reports wait for Redis: %s", error)
+                text = f"{type(error).__name__}: {error}"
+                if text != problem:
+                    log.warning("what is seen cannot be published, keeping it: %s", text)
+                problem = text
                 self.stop.wait(0.5)
                 self.news.set()
         client.close()
@@ -461,7 +470,10 @@ class Controller:
         self._started = time.time()
         self._look: Look | None = None
         self._window_from: Look | None = None
-        self._saved = ""
+        self._told: object = None
+        self._saved: object = None
+        self._status_text = ""
+        self._status_at = 0.0
         self._files: dict[str, object] = {}
         self._cut: set[tuple[str, float]] = set()
         self._last_plan = reconcile.Plan()
@@ -470,6 +482,8 @@ class Controller:
         self._haproxy_problem = "not looked at yet"
         self._rejections: tuple[str, ...] = ()
         self._diverged = False
+        self._orders = self.dir / "orders"
+        self._taken: tuple[orders.Order, ...] = ()
         self._load()
         self.watcher = Watcher(config, self._deliver, self.wake)
 
@@ -483,8 +497,9 @@ class Controller:
             elif (
                 "canary" in self.floor.latches and "canary" not in state.latches and self.memory.latch is None
             ):
-                # A registry that forgot the latch gets it back; forgetting is not a decision.
+                # A registry that forgot the latch gets it back, once: forgetting is not a decision.
                 self._latch(replace(self.floor.latches["canary"], by=WHO))
+                self.floor = replace(self.floor, latches=MappingProxyType({}))
             changed = merged != self.state
             self.state = merged
         if changed:
@@ -531,6 +546,8 @@ class Controller:
         try:
             look = self.proxy.look(time.time())
             previous, self._look = self._look, look
+            if previous is not None and previous.pid != look.pid:
+                self._files.clear()
             if state is not None:
                 look = self._converge(state, look, previous)
                 self._look = look
@@ -546,10 +563,22 @@ class Controller:
         self._save()
         self._write_status()
 
+    def _take_orders(self) -> None:
+        """Take in what was ordered on this machine while Redis was away: it latches, and is reported later."""
+        for order in orders.waiting(self._orders):
+            with self.lock:
+                self._latch(Latch(order.reason, order.cause, order.by, order.at))
+            fields = {"who": order.by, "reason": order.reason, **order.details}
+            self.reporter.report(Report("admin.write", order.what or "order", fields, order.cause))
+            self._taken = (*self._taken, order)
+
     def _converge(self, state: State, look: Look, previous: Look | None) -> Look:
+        self._take_orders()
         decision = self._decide(state, look, previous)
         self._decision = decision
         rejections: list[Rejected] = []
+        done: tuple[str, ...] = ()
+        self._diverged = False
         for _ in range(_ROUNDS):
             plan = reconcile.plan(
                 state,
@@ -565,15 +594,20 @@ class Controller:
             self._last_plan = plan
             if not plan.commands:
                 break
+            if plan.commands == done and not plan.cuts:
+                self._diverged = True
+                break
             if plan.cuts:
                 self._report_cuts(plan, look)
             log.debug("%d commands, first %s", len(plan.commands), plan.commands[0])
             rejections += self.proxy.change(plan.commands)
+            done = plan.commands
             look = self.proxy.look(time.time())
-        for rejection in rejections:
-            log.error("%s", rejection)
-        self._rejections = tuple(str(r) for r in rejections)
-        self._diverged = bool(plan.commands) and not plan.cuts
+        texts = tuple(str(rejection) for rejection in rejections)
+        if texts != self._rejections:
+            for text in texts:
+                log.error("%s", text)
+        self._rejections = texts
         self._applied_revision = state.revision
         return look
 
@@ -638,6 +672,8 @@ class Controller:
             sorted((*key, s.addr, s.port, s.op, s.admin) for key, s in look.observed.servers.items())
         )
         self._keep_file("servers.state", servers, lambda: look.servers_text)
+        split = look.observed.split
+        self._keep_file("split.acl", split, lambda: "".join(f"{entry}\n" for entry in sorted(split)))
         for name, entries in look.observed.maps.items():
             self._keep_file(
                 f"{name}.map",
@@ -651,18 +687,27 @@ class Controller:
             self._files[name] = value
 
     def _save(self) -> None:
+        """Keep on disk what the next controller has to know; an order's own file goes only after that."""
+        self._save_state()
+        orders.done(self._orders, self._taken)
+        self._taken = ()
+
+    def _save_state(self) -> None:
         with self.lock:
-            document = {
-                "state": state_to_json(self.floor),
-                "healthy_since": self.memory.healthy_since,
-                "latch": asdict(self.memory.latch) if self.memory.latch else None,
-                "drains": dict(self.drains),
-                "reports": [asdict(report) for report in self.reporter.pending()],
-            }
-        text = json.dumps(document, sort_keys=True, indent=1)
-        if text != self._saved:
-            write_atomically(self.dir / "controller.json", text)
-            self._saved = text
+            floor, since, latch = self.floor, self.memory.healthy_since, self.memory.latch
+        reports = self.reporter.pending()
+        values = (floor, since, latch, dict(self.drains), reports)
+        if values == self._saved:
+            return
+        document = {
+            "state": state_to_json(floor),
+            "healthy_since": since,
+            "latch": asdict(latch) if latch else None,
+            "drains": dict(self.drains),
+            "reports": [asdict(report) for report in reports],
+        }
+        write_atomically(self.dir / "controller.json", json.dumps(document, sort_keys=True, indent=1))
+        self._saved = values
 
     def _load(self) -> None:
         path = self.dir / "controller.json"
@@ -686,6 +731,10 @@ class Controller:
             self.state = self.floor
 
     def _publish(self, look: Look) -> None:
+        """Tell what is seen: at once when a state changed, with a finished window otherwise."""
+        seen = self._observed(look)
+        servers = {id_: (s["up"], s["admin"], s["phase"]) for id_, s in seen["servers"].items()}
+        told = (servers, seen["share"], seen["share_reason"], seen["kept"], seen["unplaced"])
         first = self._window_from
         window = None
         if first is None or first.pid != look.pid:
@@ -693,8 +742,9 @@ class Controller:
         elif look.at - first.at >= self.config.window_s:
             window = json.dumps(self._window(look, first))
             self._window_from = look
-        if window is not None or first is None:
-            self.reporter.publish(json.dumps(self._observed(look)), window)
+        if window is not None or told != self._told:
+            self._told = told
+            self.reporter.publish(json.dumps(seen), window)
 
     def _names(self, look: Look) -> Mapping[str, str]:
         return {s: id_ for s, id_ in look.observed.maps["instances"].items() if id_ != reconcile.FREE}
@@ -737,7 +787,7 @@ class Controller:
         seconds = look.at - first.at
         servers: dict[str, Any] = {}
         pools = {
-            pool: {"requests": 0, "errors": 0, "http_5xx": 0, "retries": 0, "sessions": 0}
+            pool: {"requests": 0, "errors": 0, "http_5xx": 0, "redispatches": 0, "sessions": 0}
             for pool in ("prod", "canary")
         }
         timed: dict[str, list[tuple[int, int]]] = {"prod": [], "canary": []}
@@ -752,7 +802,7 @@ class Controller:
                 "requests": requests,
                 "errors": errors,
                 "http_5xx": delta["http_5xx"],
-                "retries": delta["retries"],
+                "redispatches": delta["redispatches"],
                 "sessions": look.observed.sessions.get(slot, 0),
             }
             for name, value in row.items():
@@ -801,10 +851,16 @@ class Controller:
         }
 
     def _write_status(self) -> None:
+        """Write the status file when something changed, and every second to show that somebody is there."""
+        status = self.status()
+        text = json.dumps({**status, "ts": 0})
+        if text == self._status_text and 0 <= status["ts"] - self._status_at < STATUS_EVERY_S:
+            return
         path = Path(self.config.status_file)
         partial = path.with_name(f".{path.name}.new")
-        partial.write_text(json.dumps(self.status()), encoding="utf-8")
+        partial.write_text(json.dumps(status))
         partial.replace(path)
+        self._status_text, self._status_at = text, status["ts"]
 
 
 def read_status(path: str | Path) -> dict[str, Any]:

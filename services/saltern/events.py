@@ -72,23 +72,71 @@ return 1
 COUNTERS_KEY = "saltern:counters"
 
 
-def once(counters: Counters, event: Event) -> None:
+def once(counters: Counters, event: Event, use: str = "") -> None:
     """Let an event through the first time only, and never after a later one of the same machine and kind.
 
+    :param use: what it is let through to, where one event causes several things
     :raises Rejected: it was seen before, or is older than one that was
     """
-    kind = f"{event.machine}:{event.tag}"
+    kind = f"{event.machine}:{event.tag}" + (f":{use}" if use else "")
     if not counters.eval(COUNT, 1, COUNTERS_KEY, kind, str(event.counter)):
         raise Rejected(f"event {event.tag!r} from {event.machine}: counter {event.counter} was used before")
 
 
+# A bucket of tokens for each machine (the generic cell rate algorithm, ITU-T I.371: one time is all that is kept): it
+# fills at a steady rate up to `burst`, and each event takes one.
+ALLOW = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + t[2] / 1000
+local each, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+local due = math.max(tonumber(redis.call('GET', KEYS[1]) or '0'), now)
+if due + each - now > each * burst then return 0 end
+redis.call('SET', KEYS[1], string.format('%.3f', due + each), 'PX', math.ceil(due + each - now))
+return 1
+"""
+RATE_KEY = "saltern:rate:"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """:ivar burst: so many events at once; :ivar per_minute: then so many a minute"""
+
+    burst: int = 60
+    per_minute: float = 120
+
+
+def within(counters: Counters, event: Event, rate: Rate) -> None:
+    """Count an event against what its machine may cause something with.
+
+    :raises Rejected: the machine has said too much
+    """
+    each_ms = 60_000 / rate.per_minute
+    if not counters.eval(ALLOW, 1, RATE_KEY + event.machine, str(each_ms), str(rate.burst)):
+        raise Rejected(
+            f"event {event.tag!r} from {event.machine}: more than {rate.per_minute:g} a minute; "
+            "pillar/alerts.sls: alerts.rate says how many it may send"
+        )
+
+
 def check(
-    fleet: Fleet, counters: Counters, tag: str, minion_id: object, payload: object, now_ns: int
+    fleet: Fleet,
+    counters: Counters,
+    tag: str,
+    minion_id: object,
+    payload: object,
+    now_ns: int,
+    *,
+    use: str = "",
+    rate: Rate | None = None,
 ) -> Event:
     """Authenticate an event and let it through once.
 
+    :param use: see `once`
+    :param rate: how many of a machine's events may pass; None is any number
     :raises Rejected: it must cause nothing
     """
     event = authenticate(secrets.load(fleet)["events"], tag, minion_id, payload, now_ns)
-    once(counters, event)
+    if rate is not None:
+        within(counters, event, rate)
+    once(counters, event, use)
     return event

@@ -158,6 +158,8 @@ class Fleet:
         """Every machine whose making was finished or is under way, by id, as its driver wrote it down."""
         found = {}
         for path in sorted(self.machines_dir.glob("*/machine.json")):
+            if not MACHINE_ID.match(path.parent.name):
+                continue  # no machine of ours has such a name
             try:
                 about = json.loads(path.read_text())
                 ipaddress.IPv4Address(about["address"])

@@ -55,6 +55,7 @@ class Server:
     op: int
     """0 stopped, 1 starting, 2 running, 3 stopping."""
     admin: int
+    weight: int = 1
 
     @property
     def admin_state(self) -> str:
@@ -223,13 +224,10 @@ def parse_servers(reply: str) -> tuple[Server, ...]:
         raise Truncated(f"haproxy: not a servers state, format 1: {reply[:80]!r}")
     names = rows[1][2:].split(" ")
     try:
-        at = [
-            names.index(n)
-            for n in ("be_name", "srv_name", "srv_addr", "srv_port", "srv_op_state", "srv_admin_state")
-        ]
+        backend, name, addr = (names.index(n) for n in ("be_name", "srv_name", "srv_addr"))
+        numbers = [names.index(n) for n in ("srv_port", "srv_op_state", "srv_admin_state", "srv_uweight")]
     except ValueError as error:
         raise Truncated(f"haproxy: servers state lacks a column: {error}") from None
-    backend, name, addr, port, op, admin = at
     servers = []
     for row in rows[2:]:
         cells = row.split(" ")
@@ -238,18 +236,10 @@ def parse_servers(reply: str) -> tuple[Server, ...]:
                 f"haproxy: servers state has a row of {len(cells)} cells, not {len(names)}: {row[:80]!r}"
             )
         try:
-            servers.append(
-                Server(
-                    cells[backend],
-                    cells[name],
-                    cells[addr],
-                    int(cells[port]),
-                    int(cells[op]),
-                    int(cells[admin]),
-                )
-            )
+            port, op, admin, weight = (int(cells[n]) for n in numbers)
         except ValueError:
             raise Truncated(f"haproxy: servers state has a row that cannot be read: {row[:80]!r}") from None
+        servers.append(Server(cells[backend], cells[name], cells[addr], port, op, admin, weight))
     return tuple(servers)
 
 
@@ -291,15 +281,16 @@ def parse_stat(reply: str, wanted: frozenset[tuple[str, str]] | None = None) -> 
         raise Truncated(f"haproxy: statistics lack a column: {error}") from None
     stats = []
     for row in rows[1:]:
+        backend, _, rest = row.partition(",")
+        name = rest.partition(",")[0]
+        if name in ("FRONTEND", "BACKEND") or (wanted is not None and (backend, name) not in wanted):
+            continue
         # The description fields are the only quoted ones and lie behind every column read here.
         cells = row.split(",")
         if len(cells) < len(names):
             raise Truncated(
                 f"haproxy: statistics have a row of {len(cells)} cells, not {len(names)}: {row[:80]!r}"
             )
-        backend, name = cells[0], cells[1]
-        if name in ("FRONTEND", "BACKEND") or (wanted is not None and (backend, name) not in wanted):
-            continue
         try:
             numbers = {field: int(cells[at] or 0) for field, at in columns}
         except ValueError:
@@ -317,6 +308,17 @@ def parse_map(reply: str) -> Mapping[str, str]:
             raise Truncated(f"haproxy: not a map: {row[:80]!r}")
         entries[cells[1]] = cells[2]
     return entries
+
+
+def parse_acl(reply: str) -> frozenset[str]:
+    """Parse ``show acl <file>``: one ``pointer pattern`` a line."""
+    patterns = set()
+    for row in reply.splitlines():
+        pointer, _, pattern = row.partition(" ")
+        if not pattern or not pointer.startswith("0x"):
+            raise Truncated(f"haproxy: not a list of patterns: {row[:80]!r}")
+        patterns.add(pattern)
+    return frozenset(patterns)
 
 
 def parse_info(reply: str) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ import string
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -117,19 +117,9 @@ def start(fleet: Fleet) -> None:
     if is_running(fleet) and answers(fleet):
         return
     stop(fleet)
-    entries = cgroup.make(group(fleet), None)
     console = fleet.state_dir / "log" / "master.console"
-
-    def enter_groups() -> None:
-        for entry in entries:
-            entry.write_text(str(os.getpid()))
-
-    with console.open("wb") as out:
-        process = subprocess.Popen(
-            [program("salt-master"), "-c", str(fleet.etc)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=enter_groups,
-            cwd=fleet.state_dir,
-        )  # fmt: skip
+    console.unlink(missing_ok=True)
+    process = cgroup.popen(group(fleet), None, [program("salt-master"), "-c", str(fleet.etc)], console)
     end = time.monotonic() + START_SECONDS
     while not answers(fleet):
         if process.poll() is not None or time.monotonic() > end:
@@ -157,24 +147,6 @@ def command(fleet: Fleet, name: str, *arguments: str) -> list[str]:
     return [program(name), "-c", str(fleet.etc), *arguments]
 
 
-def runner(fleet: Fleet, function: str, *arguments: str, timeout: float = 60) -> object:
-    """What a runner answers.
-
-    :raises SalternError: it failed, or answered with something else than data
-    """
-    done = subprocess.run(
-        command(fleet, "salt-run", "--out=json", "--log-level=quiet", function, *arguments),
-        capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError as error:
-        raise SalternError(f"salt-run {function}: {last_line(done.stderr or done.stdout)}") from error
-    if done.returncode:
-        raise SalternError(f"salt-run {function}: {answer}")
-    return answer
-
-
 @contextmanager
 def events(fleet: Fleet) -> Iterator[Iterator[tuple[str, dict]]]:
     """The master's event bus as (tag, data), while the context lasts. It is being listened to once this returns."""
@@ -197,13 +169,6 @@ def _read_events(fleet: Fleet, process: subprocess.Popen) -> Iterator[tuple[str,
         tag, tab, text = line.rstrip("\n").partition("\t")
         if tab and text.startswith("{"):
             yield tag, json.loads(text)
-
-
-def forget(fleet: Fleet, machines: Sequence[str]) -> None:
-    """Take back the keys of machines that are no more."""
-    for folder in ("minions", "minions_pre", "minions_denied", "minions_rejected"):
-        for name in machines:
-            (fleet.pki / "master" / folder / name).unlink(missing_ok=True)
 
 
 def remove(fleet: Fleet) -> None:

@@ -10,6 +10,7 @@ from saltern.fleet import MACHINE_ID, Fleet, role_of
 from saltern.pillar import POOL_OF_ROLE, load
 from saltern.redis_link import connect
 from saltern.registry import Registry
+from saltern.rejections import reported
 
 # Events of an instance carry exactly these.
 FIELDS = {"port", "release"}
@@ -32,16 +33,17 @@ def register(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict
     :raises RegistryError: what it says is not valid
     """
     client = link(fleet)
-    event = events.check(fleet, client, tag, minion_id, payload, time.time_ns())
-    if set(event.values) != FIELDS or role_of(event.machine) not in POOL_OF_ROLE:
-        raise events.Rejected(
-            f"event {tag!r} from {event.machine}: it is no instance, or says something else than {FIELDS}"
-        )
-    address = fleet.addresses().get(event.machine)
-    if address is None:
-        raise events.Rejected(f"event {tag!r}: fleet {fleet.name} has no machine {event.machine}")
+    with reported(client, tag, minion_id):
+        event = events.check(fleet, client, tag, minion_id, payload, time.time_ns())
+        if set(event.values) != FIELDS or role_of(event.machine) not in POOL_OF_ROLE:
+            raise events.Rejected(
+                f"event {tag!r} from {event.machine}: it is no instance, or says something else than {FIELDS}"
+            )
+        address = fleet.addresses().get(event.machine)
+        if address is None:
+            raise events.Rejected(f"event {tag!r}: fleet {fleet.name} has no machine {event.machine}")
     change = Registry(client).register(
-        event.machine, addr=address, port=int(event.values["port"]), release=event.values["release"],
+        event.machine, addr=address, port=event.values["port"], release=event.values["release"],
         pool=POOL_OF_ROLE[role_of(event.machine)], cause=tag, by=event.machine,
     )  # fmt: skip
     return {"instance": event.machine, "revision": change.revision}

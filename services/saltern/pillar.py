@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -13,13 +14,15 @@ from typing import Any
 import jsonschema
 import yaml
 
-from saltern import artifact, secrets
+from saltern import artifact, pressure, secrets
 from saltern.errors import SalternError
-from saltern.fleet import REPOSITORY, Fleet, role_of
+from saltern.fleet import REPOSITORY, ROLES, Fleet, role_of
 from saltern.judge import Thresholds
 from saltern.steps import Plan
 
 SCHEMA_FILE = Path(__file__).with_name("pillar_schema.json")
+# The beacons that are ours; an operator may add any of Salt's own.
+PRESSURES = ("cpu", "memory")
 POOL_OF_ROLE = {"prod": "prod", "staging": "canary"}
 # Which Redis users a role is given the passwords of.
 REDIS_USERS_OF_ROLE = {
@@ -107,6 +110,13 @@ def _contradictions(pillar: Mapping[str, Any]) -> Iterator[str]:
             read(pillar["canary"].get(section, {}))
         except ValueError as error:
             yield _line(("canary", section), str(error).removeprefix(f"{section}: "))
+    for name in PRESSURES:
+        for role in ROLES:
+            try:
+                pressure.settings(pillar["beacons"][name], role)
+            except ValueError as error:
+                yield _line(("beacons", name), f"for {role}: {error}")
+                break
 
 
 def _at(pillar: Any, path: Sequence[str]) -> Any:
@@ -129,8 +139,29 @@ def check(pillar: Mapping[str, Any]) -> None:
 def load(folder: Path) -> dict[str, Any]:
     """The pillar as its files say, before any machine is asked: plain YAML, one top key a file.
 
+    What was read and found right is kept until a file changes: a reflex has no time to read it all again.
+
     :raises SalternError: a file is missing, is not YAML, or has a value of the wrong kind
     """
+    files = tuple((path.name, _version(path)) for path in sorted(folder.glob("*.sls")))
+    kept = _LOADED.get(folder)
+    if kept is None or kept[0] != files:
+        _LOADED[folder] = kept = (files, _load(folder))
+    return copy.deepcopy(kept[1])
+
+
+_LOADED: dict[Path, tuple[tuple, dict[str, Any]]] = {}
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return ()  # replaced while we looked; reading it says more
+    return about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino
+
+
+def _load(folder: Path) -> dict[str, Any]:
     top = _yaml(folder / "top.sls")
     try:
         names = [name for names in top["base"].values() for name in names]

@@ -9,7 +9,7 @@ right by construction:
 ======================  ==========================================
 ``instances.map``       slot → minion id; no entry or ``-``: free
 ``releases.map``        slot → release
-``split.map``           ``canary`` → effective share in percent
+``split.acl``           the draws from 0 to 99 that mean canary, as a range: ``0:29`` is 30 percent
 ======================  ==========================================
 
 A server leaves in steps: drain (no new requests), idle (none open), maint, slot freed. After its time limit,
@@ -27,7 +27,7 @@ from .haproxy import Server
 from .registry import Instance, State
 
 FREE = "-"
-MAPS = ("split", "instances", "releases")
+MAPS = ("instances", "releases")
 BACKENDS = {"prod": ("prod", "canary"), "canary": ("canary",)}
 """The backends in which a pool's slots exist."""
 _LETTER = {"prod": "p", "canary": "c"}
@@ -41,6 +41,8 @@ class Observed:
     """By (backend, slot)."""
     maps: Mapping[str, Mapping[str, str]]
     """By map name, without the path."""
+    split: frozenset[str] = frozenset()
+    """The ranges in ``split.acl``."""
     sessions: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Open requests by slot, over all its backends. A slot that is not listed has none."""
 
@@ -101,7 +103,8 @@ def plan(
     slots = {pool: _slots_of(observed, pool) for pool in _LETTER}
     seats = _seats(state, observed, slots)
     taken = {seat.slot for seat in seats}
-    unseated = [i for i in state.instances.values() if not any(s.instance is i for s in seats)]
+    seated = {seat.id for seat in seats if seat.instance is not None}
+    unseated = [i for i in state.instances.values() if i.id not in seated]
     unplaced = []
     fresh: list[_Seat] = []
     for instance in sorted(unseated, key=lambda i: _natural(i.id)):
@@ -169,10 +172,10 @@ def plan(
             if slot not in taken:
                 leave += _admin(_Seat(slot, pool, FREE, None), observed, "maint")
 
-    split = _map_set(observed, map_dir, "split", "canary", str(share))
-    lowers = _integer(observed.maps["split"].get("canary", "0")) > share
+    split = _split(observed, map_dir, share)
     # The safe direction first: less for the canary before anything else, more only once everybody is in
     # place.
+    lowers = max((_end(entry) for entry in observed.split), default=0) > share
     commands = [*split, *fill, *enter, *leave] if lowers else [*fill, *enter, *split, *leave]
     return Plan(
         commands=tuple(commands),
@@ -258,7 +261,8 @@ def _last_live(
     stay = [s for s in prod if s.id in kept or (s.instance is not None and s.instance.want == "ready")]
     if any(_live(s.slot, "prod", observed) for s in stay):
         return {}
-    go = [s for s in prod if s not in stay and s.id not in forced]
+    staying = {s.slot for s in stay}
+    go = [s for s in prod if s.slot not in staying and s.id not in forced]
     serving = [s for s in go if observed.servers["prod", s.slot].admin_state == "ready"]
     live = [s for s in serving if _live(s.slot, "prod", observed)]
     # With nobody live at all, one that may come back is still better than none.
@@ -295,16 +299,19 @@ def _admin(seat: _Seat, observed: Observed, want: str) -> list[str]:
     """Commands that bring a slot into an administrative state.
 
     A server that comes out of maintenance counts as up in HAProxy until a check fails; here it has to pass
-    one first.
+    one first. A canary is chosen by name, which HAProxy does even while it drains: its weight says whether
+    to.
     """
     commands = []
     for server in _servers(seat, observed):
-        if server.admin_state == want:
-            continue
         name = f"{server.backend}/{server.name}"
-        commands.append(f"set server {name} state {want}")
-        if server.admin_state == "maint":
-            commands.append(f"set server {name} health down")
+        if server.admin_state != want:
+            commands.append(f"set server {name} state {want}")
+            if server.admin_state == "maint":
+                commands.append(f"set server {name} health down")
+        weight = 0 if want == "drain" else 1
+        if seat.pool == "canary" and want != "maint" and server.weight != weight:
+            commands.append(f"set server {name} weight {weight}")
     return commands
 
 
@@ -315,5 +322,21 @@ def _map_set(observed: Observed, map_dir: str, name: str, key: str, value: str) 
     return [f"{'set' if key in entries else 'add'} map {map_dir}/{name}.map {key} {value}"]
 
 
-def _integer(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
+def share_range(share: int) -> frozenset[str]:
+    """What ``split.acl`` holds for a share in percent."""
+    return frozenset({f"0:{share - 1}"}) if share else frozenset()
+
+
+def _split(observed: Observed, map_dir: str, share: int) -> list[str]:
+    """Add the new range before the old one goes: meanwhile the larger counts, and there is no moment without
+    any.
+    """
+    wanted, path = share_range(share), f"{map_dir}/split.acl"
+    adds = [f"add acl {path} {entry}" for entry in sorted(wanted - observed.split)]
+    return adds + [f"del acl {path} {entry}" for entry in sorted(observed.split - wanted)]
+
+
+def _end(entry: str) -> int:
+    """The share a range stands for; one that cannot be read counts as all."""
+    end = entry.partition(":")[2]
+    return int(end) + 1 if end.isascii() and end.isdigit() else 100

@@ -60,7 +60,6 @@ def connect(config: Mapping[str, Any]) -> redis.Redis:
         "socket_connect_timeout": timeout,
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        "retry_on_timeout": False,
         "username": link.get("username"),
         "password": link.get("password"),
     }

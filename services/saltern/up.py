@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from saltern import artifact, master, pillar, secrets
 from saltern.errors import SalternError
-from saltern.fleet import DEFAULT_MACHINES, REPOSITORY, Fleet, role_of
+from saltern.fleet import DEFAULT_MACHINES, MACHINE_ID, REPOSITORY, Fleet, role_of
 from saltern.local import cgroup, image, machine, network
 from saltern.shell import last_line
 
@@ -46,7 +46,7 @@ def up(fleet: Fleet, progress: Progress, machines: Iterable[str] = DEFAULT_MACHI
 
     :raises SalternError: a step failed; what was done stays, and the next `up` goes on from there
     """
-    wanted = tuple(machines)
+    wanted = tuple(dict.fromkeys(machines))
     _preflight(fleet, wanted)
     fleet.save()
     with fleet.locked("up", wait=False):
@@ -199,7 +199,7 @@ def understand(tag: str, data: Mapping) -> tuple[str, str, object] | None:
     if parts[:2] == ["salt", "job"] and data.get("fun") in ("state.apply", "state.highstate"):
         if parts[3:] == ["new"]:
             return ",".join(data.get("minions", [])), "configuring", None
-        if parts[3:4] == ["ret"]:
+        if parts[3:4] == ["ret"] and len(parts) == 5:
             return parts[4], "returned", data.get("return")
     return None
 
@@ -207,8 +207,8 @@ def understand(tag: str, data: Mapping) -> tuple[str, str, object] | None:
 def outcome(returned: object) -> tuple[int, list[str]]:
     """How many states changed something, and what went wrong, from what a highstate returned."""
     if not isinstance(returned, dict):
-        words = returned if isinstance(returned, list) else [returned]
-        return 0, [last_line(str(word)) for word in words] or ["the highstate returned nothing"]
+        words = returned if isinstance(returned, list) else [returned or ""]
+        return 0, [last_line(str(word)) for word in words if word] or ["the highstate returned nothing"]
     results = [r for r in returned.values() if isinstance(r, dict)]
     faults = [
         f"{r.get('__id__', '?')}: {last_line(str(r.get('comment')))}"
@@ -280,9 +280,9 @@ def down(fleet: Fleet, *, purge: bool = False, tell: Callable[[str], None] = lam
     """
     tell("Salt master")
     master.stop(fleet)
-    for folder in sorted(fleet.machines_dir.glob("*")):
-        tell(folder.name)
-        machine.destroy(fleet, folder.name)
+    for name in sorted(path.name for path in fleet.machines_dir.glob("*") if MACHINE_ID.match(path.name)):
+        tell(name)
+        machine.destroy(fleet, name)
     cgroup.kill(fleet.cgroup)
     cgroup.remove(fleet.cgroup)
     tell("network")

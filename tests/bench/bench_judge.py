@@ -11,22 +11,18 @@ stream, so one can be repeated alone.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import platform
 import random
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "services"))
 
+from benching import Figure, main, median, report
 from saltern.judge import Host, Thresholds, Verdict, Window, judge, mann_whitney_greater
 
 
@@ -200,30 +196,8 @@ CAUGHT = [
 ]
 
 
-def figure(
-    name: str,
-    value: float,
-    unit: str,
-    runs: int,
-    goal: str | None = None,
-    met: bool | None = None,
-    peers: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    """One figure as `./saltern bench` prints it."""
-    named = {peer: round(other, 3) for peer, other in (peers or {}).items()}
-    return {
-        "name": name,
-        "value": round(value, 3),
-        "unit": unit,
-        "goal": goal,
-        "met": met,
-        "peers": named,
-        "runs": runs,
-    }
-
-
-def run(windows: int, seed: int) -> list[dict[str, Any]]:
-    """All figures, from `windows` A/A windows and a part of as many for the other cases."""
+def bench(windows: int, seed: int) -> dict[str, Any]:
+    """How often the judge cries wolf and what it catches: `windows` A/A windows, a part of as many for the others."""
     figures = []
     for name, traffic, part, goal in FALSE_ALARMS:
         n = max(1, round(windows * part))
@@ -234,16 +208,14 @@ def run(windows: int, seed: int) -> list[dict[str, Any]]:
             few = list(simulate(f"{seed} {name}", min(n, 500), traffic, traffic))
             for peer, alarm in PEERS.items():
                 peers[peer] = 100.0 * sum(alarm(ours, theirs) for ours, theirs in few) / len(few)
-        met = None if goal is None else wrong <= goal
-        figures.append(figure(name, wrong, "%", n, goal and f"<= {goal:g}", met, peers))
-        figures.append(figure(name.replace("false alarms", "held"), share(found, "hold"), "%", n))
+        figures.append(Figure(name, wrong, "%", goal and f"<= {goal:g}", peers, runs=n))
+        figures.append(Figure(name.replace("false alarms", "held"), share(found, "hold"), "%", runs=n))
     for name, canary, baseline, thresholds, part, least in CAUGHT:
         n = max(1, round(windows * part))
         found = verdicts(f"{seed} {name}", n, canary, baseline, thresholds)
         caught = share(found, "fail")
-        met = None if least is None else caught >= least
-        figures.append(figure(f"caught, {name}", caught, "%", n, least and f">= {least:g}", met))
-        figures.append(figure(f"passed, {name}", share(found, "pass"), "%", n))
+        figures.append(Figure(f"caught, {name}", caught, "%", least and f">= {least:g}", runs=n))
+        figures.append(Figure(f"passed, {name}", share(found, "pass"), "%", runs=n))
     for name, canary, baseline in (
         ("time a judgement, 500 requests a side, 60 s", CALM, CALM),
         (
@@ -253,8 +225,9 @@ def run(windows: int, seed: int) -> list[dict[str, Any]]:
         ),
     ):
         pairs = list(simulate(f"{seed} {name}", 30, canary, baseline))
-        figures.append(figure(name, median(_milliseconds(*pair) for pair in pairs), "ms", len(pairs)))
-    return figures
+        times = [_milliseconds(*pair) for pair in pairs]
+        figures.append(Figure(name, median(times), "ms", runs=times))
+    return report("judge", figures)
 
 
 def _milliseconds(canary: Window, baseline: Window) -> float:
@@ -264,46 +237,5 @@ def _milliseconds(canary: Window, baseline: Window) -> float:
     return 1000.0 * (time.perf_counter() - began)
 
 
-def table(figures: Sequence[dict[str, Any]]) -> str:
-    """The figures as aligned text, peers on lines of their own."""
-    rows = [("figure", "value", "unit", "goal", "met", "runs")]
-    for one in figures:
-        met = {None: "-", True: "yes", False: "NO"}[one["met"]]
-        goal, runs, unit = one["goal"] or "-", str(one["runs"]), one["unit"]
-        rows.append((one["name"], f"{one['value']:.2f}", unit, goal, met, runs))
-        rows += [(f"    {peer}", f"{value:.2f}", unit, "", "", "") for peer, value in one["peers"].items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column in (1, 5) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the bench; exit status 0 when it ran, whether or not goals are met."""
-    parser = argparse.ArgumentParser(prog="bench_judge.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--windows", type=int, default=10_000, help="A/A windows to judge (default 10000)")
-    parser.add_argument("--seed", type=int, default=1, help="another seed is other traffic (default 1)")
-    options = parser.parse_args(arguments)
-    if options.windows < 1:
-        parser.error(f"--windows {options.windows}: at least 1 is needed")
-    figures = run(options.windows, options.seed)
-    machine = {
-        "cpus": os.cpu_count(),
-        "architecture": platform.machine(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
-    if options.json:
-        print(json.dumps({"bench": "judge", "machine": machine, "figures": figures}))
-    else:
-        print(table(figures))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main(bench, windows=(int, 10_000, "A/A windows to judge"), seed=(int, 1, "another seed is other traffic"))

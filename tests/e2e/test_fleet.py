@@ -249,17 +249,17 @@ def test_a_new_machine_joins_by_itself_and_leaves_without_a_trace(live: Live) ->
     wait_for(lambda: "prod6" in live.instances_seen(), 60, "prod6 serves through the proxy")
     # Limits change while it runs.
     changed = json.loads(
-        live.salt("salt-cloud", "-y", "-a", "resize", "prod6", "memory=512", "cpus=0.5", "--out=json").stdout
+        live.salt("salt-cloud", "-y", "-a", "resize", "prod6", "memory=640", "cpus=0.5", "--out=json").stdout
     )
-    assert changed["local"]["nspawn"]["prod6"] == {"memory": 512, "cpus": 0.5}
+    assert changed["local"]["nspawn"]["prod6"] == {"memory": 640, "cpus": 0.5}
     seen = live.answer(
         "prod6",
         "cmd.run",
         "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null",
     )
-    assert str(512 * 1024 * 1024) in seen["prod6"]
+    assert str(640 * 1024 * 1024) in seen["prod6"]
     shown = json.loads(live.salt("salt-cloud", "-a", "show_instance", "-y", "prod6", "--out=json").stdout)
-    assert shown["local"]["nspawn"]["prod6"]["memory"] == 512
+    assert shown["local"]["nspawn"]["prod6"]["memory"] == 640
     # It stops, starts and reboots, and serves again each time.
     for action in ("stop", "start", "reboot"):
         done = live.salt("salt-cloud", "-y", "-a", action, "prod6", "--out=json")

@@ -37,7 +37,7 @@ class Product(BaseHTTPRequestHandler):
             time.sleep(float(query["s"]))
         return self.answer(self.mode["status"])
 
-    do_POST = do_PUT = do_GET
+    do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def answer(self, status: int) -> None:
         body = self.server.name.encode()
@@ -46,7 +46,8 @@ class Product(BaseHTTPRequestHandler):
         for name in ("Instance", "Pool", "Release"):
             self.send_header(f"X-Saltern-{name}", "forged")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def echo(self) -> None:
         self.send_response(101)

@@ -26,11 +26,12 @@ from typing import Any
 import jinja2
 import redis
 import yaml
-from saltern.haproxy import Runtime
+from saltern.haproxy import Runtime, parse_acl
 from saltern.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -115,6 +116,85 @@ class Process:
         return self.popen is not None and self.popen.poll() is None
 
 
+def redis_process(directory: Path, port: int, *options: str) -> Process:
+    """A Redis that keeps nothing, not started yet."""
+    arguments = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        str(directory),
+    ]
+    return Process([*arguments, *options], directory / "redis.log")
+
+
+def redis_server(directory: Path, *options: str) -> tuple[Process, int]:
+    """Start a Redis and wait until it answers; returns the process and its port."""
+    directory.mkdir(exist_ok=True)
+    port = free_port()
+    process = redis_process(directory, port, *options)
+    process.start()
+    until(lambda: _answers(port), "redis-server answering")
+    return process, port
+
+
+def _answers(port: int) -> bool:
+    with redis.Redis(port=port) as client:
+        try:
+            return bool(client.ping())
+        except redis.RedisError:
+            return False
+
+
+class Machine:
+    """A network namespace with one address of its own, whose packets can be dropped: a machine that dies
+    silently.
+
+    Needs root. The addresses are from RFC 2544's range for tests.
+    """
+
+    def __init__(self) -> None:
+        number = os.getpid() % 16_000 * 4
+        self.name = f"saltern-{os.getpid()}"
+        net = f"198.18.{number // 256 % 256}.{number % 256}"
+        head, _, last = net.rpartition(".")
+        self.address = f"{head}.{int(last) + 2}"
+        host, peer = f"st{os.getpid()}a", f"st{os.getpid()}b"
+        self.inside = ("ip", "netns", "exec", self.name)
+        run("ip", "netns", "add", self.name)
+        try:
+            run("ip", "link", "add", host, "type", "veth", "peer", "name", peer, "netns", self.name)
+            run("ip", "addr", "add", f"{head}.{int(last) + 1}/30", "dev", host)
+            run("ip", "link", "set", host, "up")
+            run("ip", "-n", self.name, "addr", "add", f"{self.address}/30", "dev", peer)
+            run("ip", "-n", self.name, "link", "set", peer, "up")
+        except subprocess.CalledProcessError:
+            self.close()
+            raise
+
+    def drop(self) -> None:
+        """From now on nothing that is sent to it arrives."""
+        rules = "add table inet t; add chain inet t in { type filter hook input priority 0; policy drop; }"
+        run(*self.inside, "nft", rules)
+
+    def deliver(self) -> None:
+        """Undo ``drop``."""
+        run(*self.inside, "nft", "delete table inet t")
+
+    def close(self) -> None:
+        """Remove it; its end of the cable goes with it."""
+        run("ip", "netns", "del", self.name)
+
+
+def run(*arguments: str) -> None:
+    """Run a command to its end; CalledProcessError carries what it said."""
+    subprocess.run(arguments, check=True, capture_output=True)
+
+
 @dataclass
 class Answer:
     """What a client got."""
@@ -175,23 +255,8 @@ class Stand:
         merge(self.traffic, changes or {})
         self.config_file = directory / "haproxy.cfg"
         self.controller_file = directory / "controller.json"
-        redis_server = shutil.which("redis-server") or "redis-server"
-        self.redis = Process(
-            [
-                redis_server,
-                "--port",
-                str(self.redis_port),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--dir",
-                str(directory),
-            ],
-            directory / "redis.log",
-        )
-        haproxy = shutil.which("haproxy") or "/usr/sbin/haproxy"
-        self.haproxy = Process([haproxy, "-W", "-f", str(self.config_file)], directory / "haproxy.log")
+        self.redis = redis_process(directory, self.redis_port)
+        self.haproxy = Process([HAPROXY, "-W", "-f", str(self.config_file)], directory / "haproxy.log")
         self.controller = Process(
             [sys.executable, "-m", "saltern.controller", "--verbose", "--config", str(self.controller_file)],
             directory / "controller.log",
@@ -210,7 +275,7 @@ class Stand:
         self.config_file.write_text(render(self.traffic))
         for name, text in (
             ("servers.state", "1\n"),
-            ("split.map", ""),
+            ("split.acl", ""),
             ("instances.map", ""),
             ("releases.map", ""),
         ):
@@ -240,13 +305,7 @@ class Stand:
     def start_redis(self) -> None:
         """Start Redis and wait until it answers."""
         self.redis.start()
-        until(self._redis_answers, "redis-server answering")
-
-    def _redis_answers(self) -> bool:
-        try:
-            return bool(self.client.ping())
-        except redis.RedisError:
-            return False
+        until(lambda: _answers(self.redis_port), "redis-server answering")
 
     def start_haproxy(self) -> None:
         """Start HAProxy and wait until its socket and its port answer."""
@@ -267,11 +326,13 @@ class Stand:
         until(lambda: self.status_file.exists() or not self.controller.running, "the controller's status")
         assert self.controller.running, self.controller.log.read_text()
 
-    def start_backend(self, id_: str, address: str = "127.0.0.1") -> int:
-        """Start a product process; returns its port, the same every time."""
-        port = self.ports.setdefault(id_, free_port(address))
+    def start_backend(self, id_: str, address: str = "127.0.0.1", inside: tuple[str, ...] = ()) -> int:
+        """Start a product process, ``inside`` a network namespace if need be; returns its port, always the
+        same.
+        """
+        port = self.ports.setdefault(id_, free_port())
         process = Process(
-            [sys.executable, "-S", "-E", str(HERE / "traffic_backend.py"), f"{address}:{port}", id_],
+            [*inside, sys.executable, "-S", "-E", str(HERE / "traffic_backend.py"), f"{address}:{port}", id_],
             self.dir / f"{id_}.log",
         )
         self.backends[id_] = process
@@ -297,20 +358,27 @@ class Stand:
         """The controller's status file."""
         return json.loads(self.status_file.read_text())
 
+    def await_status(self, condition: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
+        """Wait for a status of the controller that meets a condition, and return it."""
+        return until(lambda: (s := self.status()) and condition(s) and s, what)
+
     def servers(self) -> dict[str, str]:
-        """What HAProxy makes of every occupied slot: instance id → ``ready/up`` and the like."""
+        """What HAProxy makes of every occupied slot: instance id → ``ready/up`` and the like.
+
+        A production server is what it is in both backends, ``ready/down+ready/up`` while they differ.
+        """
         text = (self.runtime.ask([f"show map {self.state_dir}/instances.map"])[0]).splitlines()
         ids = {cells[1]: cells[2] for cells in (row.split(" ") for row in text)}
-        return {
-            ids[s.name]: f"{s.admin_state}/{'up' if s.up else 'down'}"
-            for s in self.runtime.servers("prod", "canary")
-            if ids.get(s.name, "-") != "-" and s.backend == ("prod" if s.name.startswith("p") else "canary")
-        }
+        seen: dict[str, set[str]] = {}
+        for s in self.runtime.servers("prod", "canary"):
+            if ids.get(s.name, "-") != "-":
+                seen.setdefault(ids[s.name], set()).add(f"{s.admin_state}/{'up' if s.up else 'down'}")
+        return {id_: "+".join(sorted(states)) for id_, states in seen.items()}
 
     def share(self) -> int:
         """The share HAProxy draws with."""
-        text = self.runtime.ask([f"show map {self.state_dir}/split.map"])[0]
-        return int(text.split(" ")[2]) if text else 0
+        ranges = parse_acl(self.runtime.ask([f"show acl {self.state_dir}/split.acl"])[0])
+        return max((int(text.partition(":")[2]) + 1 for text in ranges), default=0)
 
     def await_servers(self, wanted: Mapping[str, str], seconds: float = 10.0) -> None:
         """Wait until HAProxy's servers are these, or fail telling what they are."""
@@ -398,6 +466,28 @@ def ask(
         body,
         got,
     )
+
+
+def dying_server() -> tuple[socket.socket, list[bytes]]:
+    """A server that reads a request and hangs up without a word."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    got: list[bytes] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                link, _ = listener.accept()
+            except OSError:
+                return
+            with link:
+                data = link.recv(4096)
+                if b"/health" in data.split(b"\r\n")[0]:
+                    link.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                else:
+                    got.append(data.split(b" ")[0])
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener, got
 
 
 def _listens(address: str, port: int) -> bool:

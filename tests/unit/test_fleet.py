@@ -238,3 +238,8 @@ def test_a_description_is_plain_json_for_other_programs(fleet):
     values = json.loads((fleet.state_dir / "fleet.json").read_text())
     assert values["name"] == "test"
     assert values["state_dir"] == str(fleet.state_dir)
+
+
+def test_a_folder_with_no_machines_name_is_no_machine(fleet):
+    write_atomically(fleet.machines_dir / "lost+found" / "machine.json", "{}")
+    assert "lost+found" not in fleet.inventory()

@@ -299,7 +299,7 @@ def test_whatever_is_remembered_it_is_plain_data_and_bounded_by_the_windows(situ
 
 @given(situations(), uses)
 def test_with_more_use_no_fewer_machines_are_wanted(situation, more):
-    policy, members, _, metrics, _ = situation
+    policy, members, _current, metrics, _memory = situation
     members = [Member(m.id, 0.0, True) for m in members]
     full = Metric("cpu", metrics[0].target, {m.id: metrics[0].samples.get(m.id, 10.0) for m in members})
     fuller = replace(full, samples={id_: value + more for id_, value in full.samples.items()})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,27 @@ def make(group: str, limits: Limits | None, root: Path = ROOT) -> list[Path]:
             f"cgroup {group}: {error}; machines need writable control groups for memory, cpu and pids"
         ) from error
     return [folder / "cgroup.procs" for folder in folders(group, root)]
+
+
+def popen(
+    group: str, limits: Limits | None, command: list[str], console: Path, root: Path = ROOT
+) -> subprocess.Popen:
+    """Start a program as the first of its group and of a session of its own.
+
+    :param console: the file that gets what it prints, at its end
+    :raises SalternError: the group cannot be made
+    """
+    entries = make(group, limits, root)
+
+    def enter() -> None:
+        for entry in entries:
+            entry.write_text(str(os.getpid()))
+
+    with console.open("ab") as out:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd="/",
+            start_new_session=True, preexec_fn=enter,
+        )  # fmt: skip
 
 
 def limit(group: str, limits: Limits, root: Path = ROOT) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,6 +60,11 @@ class Machine:
 
 
 def folder(fleet: Fleet, name: str) -> Path:
+    """The folder of a machine.
+
+    :raises SalternError: the id is no role's; it could lead anywhere
+    """
+    role_of(name)
     return fleet.machines_dir / name
 
 
@@ -188,7 +192,6 @@ def _lay(fleet: Fleet, machine: Machine, files: Mapping[str, tuple[str, int]]) -
 
 def _boot(fleet: Fleet, machine: Machine) -> None:
     home = folder(fleet, machine.id)
-    entries = cgroup.make(group(fleet, machine.id), machine.limits)
     command = [
         "systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--settings=no", "--link-journal=no",
         "--resolv-conf=off", "--timezone=off", "--console=pipe", f"--machine={host_name(machine)}",
@@ -196,15 +199,7 @@ def _boot(fleet: Fleet, machine: Machine) -> None:
         "--boot",
     ]  # fmt: skip
 
-    def enter_groups() -> None:
-        for entry in entries:
-            entry.write_text(str(os.getpid()))
-
-    with (home / "console.log").open("ab") as console:
-        leader = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
-            preexec_fn=enter_groups,
-        )  # fmt: skip
+    leader = cgroup.popen(group(fleet, machine.id), machine.limits, command, home / "console.log")
     # The machine is up once its own init runs; the program that boots it says what is wrong by ending.
     end = time.monotonic() + BOOT_SECONDS
     while _process(fleet, machine.id, "systemd") is None:

@@ -90,10 +90,6 @@ def delete_link(name: str) -> None:
                 raise
 
 
-def is_up(fleet: Fleet) -> bool:
-    return any(i["ifname"] == fleet.bridge and i.get("addr_info") for i in links())
-
-
 def _forwarding_users(change: str, fleet: Fleet) -> dict:
     """The note of who needs forwarding and what it was before the first of them; changed by `change`."""
     note = home() / "forwarding.json"

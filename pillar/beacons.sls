@@ -1,0 +1,27 @@
+# What machines feel: Salt's own key `beacons`, read by the minions; beacons/cpu.py and beacons/memory.py say what happens.
+# A machine looks once a second. `roles` overrides any number for the machines of a role.
+beacons:
+
+  cpu:
+    # Per cent of what the machine's limit allows: high from here on ...
+    - high: 50
+    # ... and over below this.
+    - low: 40
+    # Samples in a row at or above high before it is said. 2 is about two seconds.
+    - for: 2
+    # Samples in a row below low before it is over.
+    - clear: 5
+    # Seconds between saying again that it is still high, so that a lost event is made up for.
+    - refresh: 30
+    # systemd services whose use does not count. Salt's own: a state that is being applied is no overload.
+    - ignore: [salt-minion]
+    - roles: {}
+
+  memory:
+    # Per cent of the machine's limit; file cache that can be dropped is not counted.
+    - high: 50
+    - low: 45
+    - for: 2
+    - clear: 5
+    - refresh: 30
+    - roles: {}

@@ -1,0 +1,20 @@
+# Saltern's own daemons: one artifact with all they import, verified by its hash.
+{% set agent = pillar['agent'] %}
+{% set agent_home = '/opt/saltern/agent/' ~ agent['id'] %}
+
+agent on disk:
+  archive.extracted:
+    - name: {{ agent_home }}
+    - source: {{ agent['source'] }}
+    - source_hash: sha256={{ agent['sha256'] }}
+    - enforce_toplevel: False
+    - if_missing: {{ agent_home }}/RELEASE
+    - user: root
+    - group: root
+
+agent:
+  file.symlink:
+    - name: /opt/saltern/agent/current
+    - target: {{ agent_home }}
+    - require:
+      - archive: agent on disk

@@ -1,0 +1,36 @@
+"""What every Salt runner of ours does with an error: say it in one line, and end with a status that is not 0."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from saltern.errors import SalternError
+from saltern.redis_link import ConfigError
+from saltern.registry import RegistryError
+
+# What can be wrong with a person's input or with the world; anything else is a defect and shows its traceback.
+EXPECTED = (SalternError, RegistryError, ConfigError, redis.RedisError)
+
+
+def plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a runner's function: an expected error becomes the answer, and `salt-run` exits with 1.
+
+    Salt answers an exception with its traceback. A return code in `__context__` tells the event bus that a runner
+    failed, one in the answer tells the shell.
+    """
+
+    @functools.wraps(function)
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except EXPECTED as error:
+            function.__globals__["__context__"]["retcode"] = 1
+            return {"error": str(error), "retcode": 1}
+
+    answer.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return answer

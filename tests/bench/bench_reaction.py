@@ -1,0 +1,257 @@
+"""From load on the canary's machine to no request for the canary; from an alert's event to the mail."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from benching import Figure, main, median, percentile, report
+from fleet_bench import fleet as own_fleet
+from saltern import master, members, secrets, signing
+from saltern.alert_store import AlertStore
+from saltern.fleet import Fleet, home, role_of
+from saltern.haproxy import Runtime, parse_acl
+from saltern.local import cgroup
+from saltern.pillar import load
+from saltern.registry import Registry
+
+CANARY = "staging1"
+BURNER = "saltern-burner"
+PEERS_S = {
+    "Prometheus + Alertmanager at their defaults (60 s scrape and evaluation)": 120.0,
+    "cron, every minute": 60.0,
+}
+"""Seconds of the polling alone, as their documentation has it: two looks, or one."""
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:
+    """Poll until `condition` answers something true.
+
+    :raises RuntimeError: it did not in time
+    """
+    end = time.monotonic() + seconds
+    while not (answer := condition()):
+        if time.monotonic() > end:
+            raise RuntimeError(f"not within {seconds:g} s: {what}")
+        time.sleep(pause)
+    return answer
+
+
+class Plant:
+    """A running fleet, as the bench has its hands in it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.settings = load(fleet.pillar_dir)
+        client = members.link(fleet)
+        self.registry, self.alerts = Registry(client), AlertStore(client)
+        proxy = next(name for name in fleet.addresses() if role_of(name) == "proxy")
+        traffic = self.settings["traffic"]
+        self.runtime = Runtime(f"{self.root(proxy)}{traffic['admin_socket']}")
+        self.acl = f"show acl {traffic['state_dir']}/split.acl"
+
+    def pid(self, machine: str) -> int:
+        """The machine's init, as the host sees it."""
+        for pid in cgroup.processes(f"{self.fleet.cgroup}/{machine}"):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
+                return pid
+        raise RuntimeError(f"{machine} does not run")
+
+    def root(self, machine: str) -> Path:
+        return Path(f"/proc/{self.pid(machine)}/root")
+
+    def inside(self, machine: str, *command: str) -> None:
+        enter = ["nsenter", "-t", str(self.pid(machine)), "-m", "-u", "-i", "-n", "-p", "--"]
+        subprocess.run([*enter, *command], check=True, stdout=subprocess.DEVNULL)
+
+    def share(self) -> int:
+        """Percent of the requests that HAProxy sends to the canary."""
+        ranges = parse_acl(self.runtime.ask([self.acl])[0])
+        return max((int(text.partition(":")[2]) + 1 for text in ranges), default=0)
+
+    def ready(self) -> None:
+        """The canary is on, takes requests, and its machine is at rest."""
+        until(
+            lambda: not any(a.firing for a in self.alerts.all() if a.subject == CANARY), 60, "alerts are over"
+        )
+        self.registry.canary_on(reason="bench", by="bench")
+        until(lambda: self.share() > 0, 30, "the canary takes requests", 0.01)
+
+    def gone(self, seconds: float) -> float:
+        """When HAProxy first sent the canary nothing, unix seconds."""
+        until(lambda: self.share() == 0, seconds, "the canary is off", 0.002)
+        return time.time()
+
+
+@contextmanager
+def bus(fleet: Fleet) -> Iterator[Any]:
+    """The master's event bus, to send on."""
+    import salt.config
+    import salt.utils.event
+
+    options = salt.config.master_config(str(fleet.etc / "master"))
+    with salt.utils.event.get_event(
+        "master", opts=options, sock_dir=options["sock_dir"], listen=False
+    ) as event:
+        yield event
+
+
+def said(fleet: Fleet, machine: str, what: str, values: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A beacon's event as this machine signs it: data and tag."""
+    tag = f"salt/beacon/{machine}/{what}"
+    key = secrets.event_key(secrets.load(fleet)["events"], machine)
+    return {**signing.sign(key, machine, tag, values), "id": machine}, tag
+
+
+def burn(plant: Plant) -> float:
+    """Load one processor of the canary's machine until HAProxy sends it nothing; seconds from the burner's start."""
+    plant.ready()
+    time.sleep(random.random())  # beacons look once a second: begin anywhere in between
+    path = plant.root(CANARY) / "run" / BURNER
+    path.unlink(missing_ok=True)
+    loop = f"date +%s.%N >/run/{BURNER}; while :; do :; done"
+    plant.inside(CANARY, "systemd-run", "--collect", "--quiet", f"--unit={BURNER}", "--property=RuntimeMaxSec=60",
+                 "/bin/sh", "-c", loop)  # fmt: skip
+    try:
+        ended = plant.gone(60)
+        return ended - float(path.read_text())
+    finally:
+        plant.inside(CANARY, "systemctl", "stop", BURNER)
+
+
+def events_to_routing(plant: Plant, runs: int) -> list[float]:
+    """Milliseconds from a signed event on the bus to HAProxy's share 0."""
+    found = []
+    high = {"percent": 99.0, "high": 50, "low": 40, "cpus": 1.0, "services": {}}
+    with bus(plant.fleet) as event:
+        for _ in range(runs):
+            plant.registry.canary_on(reason="bench", by="bench")
+            until(lambda: plant.share() > 0, 30, "the canary takes requests", 0.01)
+            data, tag = said(plant.fleet, CANARY, "cpu/high", high)
+            began = time.time()
+            event.fire_event(data, tag)
+            found.append((plant.gone(10) - began) * 1000)
+            time.sleep(0.6)  # within what a machine may say
+        event.fire_event(*said(plant.fleet, CANARY, "cpu/ok", {**high, "percent": 1.0}))
+    return found
+
+
+def alerts_to_mail(plant: Plant, rounds: int) -> list[float]:
+    """Seconds from a signed event on the bus to the mail in the mailbox; each role's alerts are a mail of their own."""
+    machines = {role_of(name): name for name in plant.fleet.addresses()}
+    ops = machines["ops"]
+    box = plant.root(ops) / plant.settings["ops"]["mail"]["sink_maildir"].lstrip("/") / "new"
+    values = {"percent": 97.0, "high": 50, "low": 45, "used_mib": 97.0, "limit_mib": 100.0, "services": {}}
+    found = []
+
+    def mails(subject: str, since: float) -> list[float]:
+        times = [path.stat().st_mtime for path in box.iterdir() if f"] {subject}" in path.read_text()]
+        return [each for each in times if each > since]
+
+    with bus(plant.fleet) as event:
+        for each in range(rounds):
+            if each:
+                # An emptied group of Alertmanager's is swept away within this.
+                time.sleep(plant.settings["ops"]["group_interval"] + 35)
+            for name in machines.values():
+                began = time.time()
+                event.fire_event(*said(plant.fleet, name, "memory/high", values))
+                arrived = until(
+                    lambda n=name, b=began: mails(f"Memory of {n} is high", b), 60, f"mail about {name}", 0.01
+                )
+                found.append(arrived[0] - began)
+            began = time.time()
+            for name in machines.values():
+                event.fire_event(*said(plant.fleet, name, "memory/ok", {**values, "percent": 1.0}))
+            for name in machines.values():
+                until(
+                    lambda n=name, b=began: mails(f"over: Memory of {n} is high", b), 120, f"{name} is over"
+                )
+    return found
+
+
+def minion_cpu(plant: Plant, machine: str, seconds: float) -> float:
+    """Per cent of one processor that a machine's minion uses."""
+    stat = next(
+        path
+        for folder in ("", "unified/")
+        if (
+            path := plant.root(machine) / f"sys/fs/cgroup/{folder}system.slice/salt-minion.service/cpu.stat"
+        ).exists()
+    )
+
+    def used() -> float:
+        return int(stat.read_text().split()[1]) / 1e6
+
+    before, began = used(), time.monotonic()
+    time.sleep(seconds)
+    return (used() - before) / (time.monotonic() - began) * 100
+
+
+def beacons_cost(plant: Plant, seconds: float) -> float:
+    """Per cent of one processor that the beacons of a machine at rest use."""
+    machine = next(name for name in plant.fleet.addresses() if role_of(name) == "prod")
+    salt = master.command(plant.fleet, "salt", machine)
+
+    def beacons(function: str) -> None:
+        subprocess.run([*salt, f"beacons.{function}"], check=True, stdout=subprocess.DEVNULL)
+        time.sleep(5)
+
+    with_them = minion_cpu(plant, machine, seconds)
+    beacons("disable")
+    try:
+        without = minion_cpu(plant, machine, seconds)
+    finally:
+        beacons("enable")
+    return max(0.0, with_them - without)
+
+
+def bench(runs: int, events: int, mail_rounds: int, cost_seconds: int, fleet: str) -> dict[str, Any]:
+    """Load the canary's machine, and see how soon it gets no requests and how soon the operator gets mail."""
+    existing = nullcontext(Fleet.load(home() / fleet)) if fleet else None
+    figures = []
+    with existing or own_fleet() as made:
+        plant = Plant(made if isinstance(made, Fleet) else Fleet.load(made.state_dir))
+        if runs:
+            burned = [burn(plant) for _ in range(runs)]
+            figures += [
+                Figure("load_to_canary_off_p50", median(burned), "s", runs=burned, peers=PEERS_S),
+                Figure(
+                    "load_to_canary_off_p95",
+                    percentile(burned, 95),
+                    "s",
+                    "<= 3.2",
+                    runs=burned,
+                    peers=PEERS_S,
+                ),
+            ]
+        if events:
+            routed = events_to_routing(plant, events)
+            figures += [
+                Figure("event_to_routing_p50", median(routed), "ms", "<= 25", runs=routed),
+                Figure("event_to_routing_p99", percentile(routed, 99), "ms", "<= 60", runs=routed),
+            ]
+        if mail_rounds:
+            mailed = alerts_to_mail(plant, mail_rounds)
+            figures.append(Figure("alert_to_mail_p95", percentile(mailed, 95), "s", "<= 1.5", runs=mailed))
+        if cost_seconds:
+            figures.append(Figure("beacons_cpu", beacons_cost(plant, cost_seconds), "% of a core", "<= 1"))
+        plant.registry.canary_on(reason="bench", by="bench")
+    return json.loads(json.dumps(report("reaction", figures)))
+
+
+if __name__ == "__main__":
+    main(
+        bench,
+        runs=(int, 20, "how often to load the canary's machine"),
+        events=(int, 50, "how many signed events to send"),
+        mail_rounds=(int, 4, "rounds of one mail a role"),
+        cost_seconds=(int, 30, "how long to watch a machine at rest"),
+        fleet=(str, "", "an existing fleet to use, instead of one made for the bench"),
+    )

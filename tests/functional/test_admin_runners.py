@@ -1,0 +1,170 @@
+"""What ``salt-run canary.*`` and ``fleet.status`` do, on a whole traffic plane kept as a fleet."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from admin_stand import WRITE, AdminStand
+from saltern import judge, secrets
+from saltern.fleet import Fleet
+from traffic_stand import ROOT, Stand, until
+
+pytestmark = pytest.mark.functional
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> Iterator[Stand]:
+    """A traffic plane with a canary."""
+    folder = tmp_path / "plane"
+    folder.mkdir()
+    made = Stand(folder)
+    try:
+        made.start()
+        made.add("prod1")
+        made.add("staging1", release="r2")
+        made.await_up("prod1", "staging1")
+        made.await_share(30)
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def api(stand: Stand) -> Iterator[AdminStand]:
+    """Its admin API."""
+    made = AdminStand.before(stand)
+    yield made.start()
+    made.process.end()
+
+
+@pytest.fixture
+def fleet(stand: Stand, api: AdminStand, tmp_path: Path) -> Iterator[Fleet]:
+    """The plane as a fleet: Redis and the proxy are machines at the address where they listen."""
+    pillar = tmp_path / "pillar"
+    shutil.copytree(ROOT / "pillar", pillar)
+    for name, key, value in (("redis", "port", stand.redis_port), ("admin", "port", api.port)):
+        content = yaml.safe_load((pillar / f"{name}.sls").read_text())
+        content[name][key] = value
+        (pillar / f"{name}.sls").write_text(yaml.safe_dump(content))
+    # A fleet's folder has a short name: sockets lie in it.
+    home = Path(tempfile.mkdtemp(prefix="fleet"))
+    made = Fleet("test", "10.99.0.0/24", home, pillar)
+    made.save()
+    for machine in ("redis1", "proxy1"):
+        folder = made.machines_dir / machine
+        folder.mkdir(parents=True)
+        (folder / "machine.json").write_text(json.dumps({"address": "127.0.0.1"}))
+    kept = secrets.ensure(made)
+    kept["admin"]["write"] = WRITE
+    made.secrets_file.write_text(json.dumps(kept))
+    stand.client.acl_setuser("admin", enabled=True, passwords=[f"+{kept['redis']['admin']}"], keys="*",
+                             channels="*", categories=["+@all"])  # fmt: skip
+    yield made
+    shutil.rmtree(home)
+
+
+def runner(name: str, fleet: Fleet) -> ModuleType:
+    """A runner as Salt's loader makes it."""
+    spec = importlib.util.spec_from_file_location(f"runner_{name}", ROOT / f"salt/_runners/{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # What Salt's loader puts there.
+    module.__opts__ = {"saltern_state_dir": str(fleet.state_dir)}  # type: ignore[attr-defined]
+    module.__context__ = {}  # type: ignore[attr-defined]
+    return module
+
+
+def test_every_runner_function_says_how_it_is_called(fleet: Fleet) -> None:
+    for name in ("canary", "fleet"):
+        module = runner(name, fleet)
+        for word, each in vars(module).items():
+            if callable(each) and not word.startswith("_") and each.__module__ == module.__name__:
+                assert f"salt-run {name}.{word}" in (each.__doc__ or ""), word
+
+
+def test_the_fleet_is_shown_as_wanted_and_as_seen(stand: Stand, fleet: Fleet) -> None:
+    status = runner("fleet", fleet).status
+    shown = until(lambda: (s := status())["instances"]["staging1"]["phase"] == "ready" and s, "news")
+    assert json.loads(json.dumps(shown)) == shown
+    row = shown["instances"]["staging1"]
+    assert (row["pool"], row["release"], row["want"], row["health"]) == ("canary", "r2", "ready", "up")
+    assert (shown["canary"]["share"], shown["canary"]["effective_share"]) == (30, 30)
+    assert shown["problems"] == []
+    stand.controller.end(signal.SIGKILL)
+    stand.client.delete("saltern:observed")
+    shown = status()
+    assert {row["health"] for row in shown["instances"].values()} == {"unknown"}
+    assert "unknown" in shown["problems"][0]
+
+
+def test_the_canary_is_steered(stand: Stand, fleet: Fleet) -> None:
+    canary = runner("canary", fleet)
+    assert canary.share(45, cause="3-0")["before"] == {"share": 30}
+    stand.await_share(45)
+    assert canary.off("slow")["changed"] is True
+    stand.await_share(0)
+    assert canary.status()["latch"]["reason"] == "slow"
+    assert canary.status()["latch"]["by"] == "salt-run"
+    assert canary.on("fixed")["changed"] is True
+    stand.await_share(45)
+    for share in (130, -1, "x", None, "*", 1.5):
+        refusal = canary.share(share)
+        assert "is not between 0 and 100" in refusal["error"] and refusal["retcode"] == 1
+    assert "reason" in canary.off("")["error"]
+    assert "reason" in canary.off("a\nb")["error"]
+
+
+def test_the_canary_is_turned_off_by_the_proxy_when_redis_is_away(stand: Stand, fleet: Fleet) -> None:
+    canary = runner("canary", fleet)
+    stand.redis.end(signal.SIGKILL)
+    told = canary.off("breach on staging1", by="reactor")
+    assert stand.share() == 0
+    assert (told["proxy1"]["status"], told["proxy1"]["accepted"]) == (202, True)
+    assert told["redis"].startswith("redis: ")
+    assert canary.on()["retcode"] == 1
+    stand.start_redis()
+    until(lambda: stand.client.exists("saltern:latch:canary"), "the latch in the registry")
+    assert stand.registry.snapshot().latches["canary"].reason == "reactor: breach on staging1"
+
+
+def test_a_canary_that_could_not_be_turned_off_at_all_is_an_error(
+    stand: Stand, api: AdminStand, fleet: Fleet
+) -> None:
+    canary = runner("canary", fleet)
+    stand.redis.end(signal.SIGKILL)
+    api.process.end()
+    refusal = canary.off("breach")
+    assert refusal["retcode"] == 1
+    assert refusal["error"].startswith("canary: it may still be on; redis: ")
+    assert "proxy1: the admin API does not answer" in refusal["error"]
+
+
+def test_the_canary_is_judged_on_what_the_controller_recorded(
+    stand: Stand, fleet: Fleet, tmp_path: Path
+) -> None:
+    canary = runner("canary", fleet)
+    assert "no such threshold" in canary.judge(tolerence=1.2)["error"]
+    for seconds in (0, "x", True, 10**6):
+        assert "seconds" in canary.judge(seconds)["error"]
+    with stand.loading(4):
+        until(lambda: stand.client.xlen("saltern:windows") >= 4, "four seconds recorded", 20)
+    file = tmp_path / "window.json"
+    verdict = canary.judge(60, save=str(file), min_requests=100, min_samples=2)
+    assert json.loads(json.dumps(verdict)) == verdict
+    assert verdict["metrics"]["errors"]["verdict"] == "pass"
+    assert verdict["window"]["canary"]["requests"] > 100
+    # No machine's own samples are recorded, and what is missing never passes.
+    assert verdict["metrics"]["cpu"]["verdict"] == verdict["verdict"] == "hold"
+    record = judge.Record.from_json(file.read_text())
+    assert record.thresholds.min_requests == 100
+    assert judge.judge(record.canary, record.baseline, record.thresholds).verdict == "hold"

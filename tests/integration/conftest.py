@@ -1,0 +1,316 @@
+"""A real Salt master with a fleet's settings, real minions, and a real Redis with the fleet's users, all on loopback.
+
+The minions run on this host, as whoever runs the tests. So nothing here applies a state that changes a system: `test`
+is the minions' default, and the reaction that configures a machine when it comes up is left out of the master's.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+import redis
+import yaml
+from saltern import master as salt_master
+from saltern import pillar, secrets
+from saltern.fleet import REPOSITORY, Fleet
+
+IDS = ("proxy1", "redis1", "prod1", "staging1", "ops1")
+ADDRESSES = {
+    "proxy1": "10.99.0.10",
+    "redis1": "127.0.0.1",
+    "redis2": "10.99.0.12",
+    "prod1": "10.99.0.13",
+    "staging1": "10.99.0.15",
+    "ops1": "10.99.0.16",
+}
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+    """Wait for a condition and return its value.
+
+    :raises AssertionError: it did not come true in time
+    """
+    end = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < end, f"{what} did not happen within {seconds:g} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., Any]:
+    """Wait for a condition and return its value."""
+    return wait_until
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A folder with a short name: sockets lie in it."""
+    folder = Path(tempfile.mkdtemp(prefix="salt-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shipped_pillar(home: Path) -> Path:
+    """The repository's pillar with paths and a port that are free on this host."""
+    folder = shutil.copytree(REPOSITORY / "pillar", home / "pillar")
+    for name, changes in {
+        "redis": {"port": free_port()},
+        "traffic": {
+            "state_dir": str(home / "traffic"),
+            "unavailable_page": str(home / "errors" / "503.http"),
+            "admin_socket": str(home / "admin.sock"),
+        },
+    }.items():
+        values = yaml.safe_load((folder / f"{name}.sls").read_text())
+        values[name].update(changes)
+        (folder / f"{name}.sls").write_text(yaml.safe_dump(values))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fleet(make_fleet: Callable[..., Fleet], shipped_pillar: Path) -> Fleet:
+    """The fleet the master serves; its Redis is on loopback."""
+    return make_fleet(ADDRESSES, pillar_dir=shipped_pillar)
+
+
+@pytest.fixture(scope="session")
+def told(fleet: Fleet) -> Callable[[str], dict[str, Any]]:
+    """The whole pillar of one machine."""
+    return lambda minion: {**pillar.load(fleet.pillar_dir), **pillar.for_machine(fleet, minion)}
+
+
+@dataclass
+class RedisServer:
+    """A real redis-server with the fleet's users."""
+
+    folder: Path
+    port: int
+    passwords: dict[str, str]
+    process: subprocess.Popen | None = None
+    clients: dict[str, redis.Redis] = field(default_factory=dict)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
+             "--aclfile", str(self.folder / "users.acl")],
+            stdout=(self.folder / "log").open("ab"),
+        )  # fmt: skip
+        wait_until(self.answers, "an answer from Redis")
+
+    def answers(self) -> bool:
+        try:
+            return self.user("admin").ping()
+        except redis.ConnectionError:
+            return False
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+
+    def user(self, name: str) -> redis.Redis:
+        """A client that has logged in as one of the fleet's users."""
+        if name not in self.clients:
+            self.clients[name] = redis.Redis(
+                port=self.port,
+                username=name,
+                password=self.passwords[name],
+                decode_responses=True,
+                socket_timeout=5,
+            )
+        return self.clients[name]
+
+
+@pytest.fixture(scope="session")
+def redis_server(fleet: Fleet, told: Callable[[str], dict[str, Any]], home: Path) -> Iterator[RedisServer]:
+    """The fleet's Redis: what `redis1` would be."""
+    folder = home / "redis"
+    folder.mkdir()
+    values = told("redis1")
+    template = (REPOSITORY / "salt" / "redis" / "users.acl.j2").read_text()
+    (folder / "users.acl").write_text(jinja2.Template(template).render(pillar=values) + "\n")
+    server = RedisServer(folder, values["redis"]["port"], secrets.load(fleet)["redis"])
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def registry_empty(redis_server: RedisServer) -> redis.Redis:
+    """A client that may do anything, on a Redis that holds nothing."""
+    client = redis_server.user("admin")
+    client.flushall()
+    return client
+
+
+@pytest.fixture(scope="session")
+def salt_factories_config(home: Path) -> dict[str, Any]:
+    """Where the daemons live; the master imports `saltern` from this checkout."""
+    path = os.pathsep.join([str(REPOSITORY / "services"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"root_dir": home / "salt", "environ": {**os.environ, "PYTHONPATH": path}, "start_timeout": 120}
+
+
+def master_settings(fleet: Fleet) -> dict[str, Any]:
+    """What etc/master says that is not a path or port of the daemon's own."""
+    settings = yaml.safe_load(salt_master.configuration(fleet)["master"])
+    names = (
+        "file_roots", "pillar_roots", "ext_pillar", "ext_pillar_first", "module_dirs", "saltern_state_dir",
+        "open_mode", "allow_minion_key_revoke", "file_recv", "publish_signing_algorithm", "reactor",
+    )  # fmt: skip
+    chosen = {name: settings[name] for name in names}
+    # A minion that comes up here must not become a proxy or a Redis: it is this host.
+    chosen["reactor"] = [each for each in chosen["reactor"] if "salt/minion/*/start" not in each]
+    assert len(chosen["reactor"]) == len(settings["reactor"]) - 1
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def salt(salt_factories: Any, fleet: Fleet, redis_server: RedisServer) -> Iterator[Any]:
+    """The running master."""
+    overrides = {
+        **master_settings(fleet),
+        "auto_accept": True,  # in a fleet, salt-cloud accepts the key of the machine it makes
+        "peer": None,
+        "worker_threads": 3,
+        "log_level_logfile": "warning",
+    }
+    daemon = salt_factories.salt_master_daemon("master", overrides=overrides)
+    with daemon.started():
+        yield daemon
+
+
+@dataclass(frozen=True)
+class Fleetlike:
+    """The master with its minions: functions are called on real minions, without a command line in between."""
+
+    master: Any
+    client: Any
+    fleet: Fleet
+
+    def call(self, minion: str, function: str, *arguments: object, **keywords: object) -> Any:
+        """What a function answers on a minion."""
+        answer = self.client.cmd(minion, function, arg=arguments, kwarg=keywords, timeout=60)
+        assert minion in answer, f"{minion} did not answer {function}"
+        return answer[minion]
+
+    def says(self, minion: str, tag: str, data: object) -> None:
+        """Have a minion send an event."""
+        assert self.call(minion, "event.send", tag, data) is True
+
+
+@pytest.fixture(scope="session")
+def minions(salt: Any, fleet: Fleet) -> Iterator[Fleetlike]:
+    """The running minions."""
+    from salt.client import LocalClient
+
+    overrides = {
+        "loop_interval": 1,
+        "test": True,
+        "enable_fqdns_grains": False,
+        "enable_gpu_grains": False,
+        "autoload_dynamic_modules": False,
+        "log_level_logfile": "warning",
+        "keysize": 2048,
+    }
+    daemons = [salt.salt_minion_daemon(name, overrides=dict(overrides)) for name in IDS]
+    try:
+        with ThreadPoolExecutor(len(daemons)) as pool:
+            list(pool.map(lambda daemon: daemon.start(), daemons))
+        yield Fleetlike(salt, LocalClient(mopts=salt.config.copy()), fleet)
+    finally:
+        with ThreadPoolExecutor(len(daemons)) as pool:
+            list(pool.map(lambda daemon: daemon.terminate(), daemons))
+
+
+@dataclass
+class Bus:
+    """The master's event bus, as it goes by."""
+
+    source: Any
+    seen: list[tuple[str, dict]] = field(default_factory=list)
+
+    def wait_for(
+        self, wanted: Callable[[str, dict], bool], count: int = 1, seconds: float = 30.0
+    ) -> list[dict]:
+        """The next `count` events that are wanted.
+
+        :raises AssertionError: they did not come in time; with what did come
+        """
+        found: list[dict] = []
+        end = time.monotonic() + seconds
+        while len(found) < count:
+            assert time.monotonic() < end, (
+                f"{len(found)} of {count} events; there were {[t for t, _ in self.seen]}"
+            )
+            event = self.source.get_event(wait=0.5, full=True)
+            if event:
+                self.seen.append((event["tag"], event["data"]))
+                if wanted(event["tag"], event["data"]):
+                    found.append(event["data"])
+        return found
+
+    def reactions(self, count: int = 1) -> list[dict]:
+        """What the next `count` runners that a reactor called have answered."""
+        return self.wait_for(lambda tag, data: tag.startswith("salt/run/") and tag.endswith("/ret"), count)
+
+
+@pytest.fixture
+def bus(salt: Any) -> Iterator[Bus]:
+    """The master's event bus, listened to from now on."""
+    from salt.utils.event import get_event
+
+    with get_event("master", sock_dir=salt.config["sock_dir"], opts=dict(salt.config), listen=True) as source:
+        yield Bus(source)
+
+
+@pytest.fixture(scope="session")
+def workplace(salt: Any, fleet: Fleet, home: Path) -> Path:
+    """A checkout as far as Salt's commands see it: the Saltfile, and the link to the fleet's state folder."""
+    place = home / "checkout"
+    place.mkdir()
+    shutil.copy(REPOSITORY / "Saltfile", place)
+    for name, text in salt_master.configuration(fleet).items():
+        path = fleet.etc / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    shutil.copy(salt.config["conf_file"], fleet.etc / "master")
+    (place / ".saltern").symlink_to(fleet.state_dir)
+    return place
+
+
+@pytest.fixture(scope="session")
+def run_in(
+    workplace: Path, salt_factories_config: dict[str, Any]
+) -> Callable[..., subprocess.CompletedProcess]:
+    """Run one of Salt's commands from the checkout, with no flags that say where the fleet is."""
+
+    def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [salt_master.program(program), *arguments], cwd=workplace, env=salt_factories_config["environ"],
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    return run
