@@ -324,12 +324,29 @@ def make(work: Work) -> Facts:
 
 
 def serve(work: Work) -> Facts:
-    """Wait until they answer requests; a machine that was configured by nobody is told to."""
-    await_service(work, work.facts["choose"]["add"])
+    """Wait until they answer requests."""
+    bring_to_service(work, work.facts["choose"]["add"])
     return {"serving": work.facts["choose"]["add"]}
 
 
+def bring_to_service(work: Work, names: Sequence[str]) -> None:
+    """Wait until machines serve. One whose minion never answered is ended, for the next attempt to make it anew.
+
+    :raises SalternError: some do not serve in time
+    """
+    if not names:
+        return
+    work.world.create(role_of(names[0]), names)
+    try:
+        await_service(work, names)
+    except SalternError:
+        for id_ in sorted(set(names) - work.world.present(names)):
+            work.world.destroy(id_)
+        raise
+
+
 def await_service(work: Work, names: Sequence[str]) -> None:
+    """Wait until machines answer requests; one that nobody configured is told to apply its states."""
     began = time.monotonic()
     told: set[str] = set()
 
@@ -448,7 +465,7 @@ def make_again(work: Work) -> Facts:
 
 
 def serve_again(work: Work) -> Facts:
-    await_service(work, [work.facts["verify"]["machine"]])
+    bring_to_service(work, [work.facts["verify"]["machine"]])
     return {"serving": work.facts["verify"]["machine"]}
 
 

@@ -337,6 +337,36 @@ def test_machines_that_never_serve_are_taken_away_when_it_is_given_up(stand):
     assert sorted(stand.cloud.there) == ["prod1"]
 
 
+@pytest.mark.parametrize(
+    ("intent", "did"),
+    [
+        (Intent("scale", "prod", {"to": 3}), [("create", "prod3")]),
+        (Intent("heal", "prod", {"machine": "prod2"}), [("destroy", "prod2"), ("create", "prod2")]),
+    ],
+)
+def test_a_machine_that_boots_without_its_minion_is_made_anew(stand, intent, did):
+    stand.cloud.add("prod1", "prod2")
+    stand.change({"conductor": {"serve_s": 0.05}, "healing": {"auto": False}})
+    if intent.kind == "heal":
+        stand.cloud.die("prod2")
+    id_ = did[-1][1]
+    register = stand.cloud._register
+
+    def once(machine: str) -> None:
+        # The first one by this name is dead from the start.
+        if stand.cloud.did.count(("create", id_)) == 1:
+            stand.cloud.dead.add(id_)
+        else:
+            register(machine)
+
+    stand.cloud._register = once
+    Queue(stand.client, "test").put(intent)
+    stand.settle(stand.begin())
+    assert stand.cloud.did == [*did, ("destroy", id_), ("create", id_)]
+    assert id_ in stand.cloud.registry.snapshot().instances
+    assert [a for a in stand.alarms if a.name == "IntentFailed"] == []
+
+
 def test_a_machine_nobody_configured_is_told_to_apply_its_states(stand):
     stand.cloud.add("prod1")
     stand.change({"conductor": {"configure_s": 0.02}})
