@@ -102,9 +102,8 @@ def conduct(
         def run() -> None:
             try:
                 conductor.run()
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again below, in the engine's own thread
                 failed.append(error)
-                raise
 
         thread = threading.Thread(target=run, name="conductor", daemon=True)
         thread.start()

@@ -68,8 +68,9 @@ LEAST_TICK_SECONDS = 0.1
 OUTAGE_SECONDS = 0.5
 PROBE_SECONDS = 2.0
 """Between two questions to the minions of machines HAProxy cannot reach."""
-PROBE_VALID_SECONDS = 15.0
-"""How long such an answer counts: asking takes up to `provisioning.PING_SECONDS` and salt's own start."""
+PROBE_VALID_SECONDS = 30.0
+"""How long such an answer counts: asking takes some six seconds, on a busy master more. Before anything is done about a
+machine it is asked once more."""
 PROXY_METRIC = "proxy_cpu"
 
 
@@ -333,10 +334,8 @@ class Conductor:
         except redis.RedisError as error:
             log.warning("intent %s waits for Redis: %s", id_, error)
             self._later[id_] = self.now() + OUTAGE_SECONDS
-        except BaseException as error:
-            # A defect, or a test's crash: the loop raises it, so that it is seen and everything starts afresh.
+        except BaseException as error:  # noqa: BLE001 - raised again by the loop, so that all starts afresh
             self._fault = error
-            raise
         finally:
             self._working.pop(lane, None)
 

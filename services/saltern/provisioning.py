@@ -36,7 +36,7 @@ ABSENT = PREFIX + "absent"
 """Set of machines whose minions do not answer, as a person was told."""
 WHO = "conductor"
 CLOUD_SECONDS = 600.0
-PING_SECONDS = 5
+PING_SECONDS = 3
 POLL_SECONDS = 0.2
 
 
@@ -129,17 +129,22 @@ class SaltCloud:
     def present(self, ids: Sequence[str]) -> set[str]:
         if not ids:
             return set()
-        done = self._salt("--out=json", "--static", "-t", str(PING_SECONDS), "-L", ",".join(ids), "test.ping")
+        # The runner, not `salt test.ping`: it alone takes how long the master waits for those that say nothing.
+        waits = (f"timeout={PING_SECONDS}", f"gather_job_timeout={PING_SECONDS}")
+        done = self._run(
+            "salt-run", "--out=json", "--log-level=quiet", "manage.up", f"tgt={','.join(ids)}", "tgt_type=list", *waits,
+            timeout=60,
+        )  # fmt: skip
         try:
-            answers = json.loads(done.stdout or "{}")
+            answers = json.loads(done.stdout)
         except ValueError as error:
-            raise SalternError(f"salt test.ping: {last_line(done.stderr or done.stdout)}") from error
-        if not isinstance(answers, dict):
-            raise SalternError(f"salt test.ping: answered {answers!r}")
-        return {id_ for id_ in ids if answers.get(id_) is True}
+            raise SalternError(f"salt-run manage.up: {last_line(done.stderr or done.stdout)}") from error
+        if not isinstance(answers, list):
+            raise SalternError(f"salt-run manage.up: answered {answers!r}")
+        return set(ids) & {id_ for id_ in answers if isinstance(id_, str)}
 
     def configure(self, ids: Sequence[str]) -> None:
-        done = self._salt("--async", "-L", ",".join(ids), "state.apply", "queue=True")
+        done = self._run("salt", "--async", "-L", ",".join(ids), "state.apply", "queue=True", timeout=60)
         if done.returncode:
             raise SalternError(f"salt state.apply: {last_line(done.stderr or done.stdout)}")
 
@@ -157,9 +162,6 @@ class SaltCloud:
         if done.returncode:
             raise SalternError(f"salt-cloud {' '.join(arguments)}: {last_line(done.stderr or done.stdout)}")
         return last_line(done.stderr or done.stdout)
-
-    def _salt(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self._run("salt", *arguments, timeout=60)
 
     def _run(
         self, program: str, *arguments: str, timeout: float, handles: Sequence[int] = ()
@@ -322,12 +324,29 @@ def make(work: Work) -> Facts:
 
 
 def serve(work: Work) -> Facts:
-    """Wait until they answer requests; a machine that was configured by nobody is told to."""
-    await_service(work, work.facts["choose"]["add"])
+    """Wait until they answer requests."""
+    bring_to_service(work, work.facts["choose"]["add"])
     return {"serving": work.facts["choose"]["add"]}
 
 
+def bring_to_service(work: Work, names: Sequence[str]) -> None:
+    """Wait until machines serve. One whose minion never answered is ended, for the next attempt to make it anew.
+
+    :raises SalternError: some do not serve in time
+    """
+    if not names:
+        return
+    work.world.create(role_of(names[0]), names)
+    try:
+        await_service(work, names)
+    except SalternError:
+        for id_ in sorted(set(names) - work.world.present(names)):
+            work.world.destroy(id_)
+        raise
+
+
 def await_service(work: Work, names: Sequence[str]) -> None:
+    """Wait until machines answer requests; one that nobody configured is told to apply its states."""
     began = time.monotonic()
     told: set[str] = set()
 
@@ -446,7 +465,7 @@ def make_again(work: Work) -> Facts:
 
 
 def serve_again(work: Work) -> Facts:
-    await_service(work, [work.facts["verify"]["machine"]])
+    bring_to_service(work, [work.facts["verify"]["machine"]])
     return {"serving": work.facts["verify"]["machine"]}
 
 
