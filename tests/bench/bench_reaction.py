@@ -78,7 +78,11 @@ class Plant:
     def ready(self) -> None:
         """The canary is on, takes requests, and its machine is at rest."""
         until(
-            lambda: not any(a.firing for a in self.alerts.all() if a.subject == CANARY), 60, "alerts are over"
+            lambda: (
+                not any(a.firing for a in self.alerts.all() if (a.name, a.subject) == ("CpuHigh", CANARY))
+            ),
+            60,
+            "alerts are over",
         )
         self.registry.canary_on(reason="bench", by="bench")
         until(lambda: self.share() > 0, 30, "the canary takes requests", 0.01)
@@ -130,6 +134,7 @@ def events_to_routing(plant: Plant, runs: int) -> list[float]:
     found = []
     high = {"percent": 99.0, "high": 50, "low": 40, "cpus": 1.0, "services": {}}
     with bus(plant.fleet) as event:
+        event.fire_event({}, "saltern/bench")  # the first one opens the connection
         for _ in range(runs):
             plant.registry.canary_on(reason="bench", by="bench")
             until(lambda: plant.share() > 0, 30, "the canary takes requests", 0.01)
@@ -143,11 +148,14 @@ def events_to_routing(plant: Plant, runs: int) -> list[float]:
 
 
 def alerts_to_mail(plant: Plant, rounds: int) -> list[float]:
-    """Seconds from a signed event on the bus to the mail in the mailbox; each role's alerts are a mail of their own."""
-    machines = {role_of(name): name for name in plant.fleet.addresses()}
+    """Seconds from a signed event on the bus to the mail in the mailbox; each role's alerts are a mail of their own.
+
+    Only of roles whose CPU no reflex answers to: nothing else shall happen.
+    """
+    machines = {role_of(name): name for name in plant.fleet.addresses() if role_of(name) in ("redis", "ops")}
     ops = machines["ops"]
     box = plant.root(ops) / plant.settings["ops"]["mail"]["sink_maildir"].lstrip("/") / "new"
-    values = {"percent": 97.0, "high": 50, "low": 45, "used_mib": 97.0, "limit_mib": 100.0, "services": {}}
+    values = {"percent": 97.0, "high": 50, "low": 40, "cpus": 1.0, "services": {}}
     found = []
 
     def mails(summary: str, since: float, over: bool = False) -> list[float]:
@@ -166,18 +174,16 @@ def alerts_to_mail(plant: Plant, rounds: int) -> list[float]:
                 time.sleep(plant.settings["ops"]["group_interval"] + 35)
             for name in machines.values():
                 began = time.time()
-                event.fire_event(*said(plant.fleet, name, "memory/high", values))
+                event.fire_event(*said(plant.fleet, name, "cpu/high", values))
                 arrived = until(
-                    lambda n=name, b=began: mails(f"Memory of {n} is high", b), 60, f"mail about {name}", 0.01
+                    lambda n=name, b=began: mails(f"CPU of {n} is high", b), 60, f"mail about {name}", 0.01
                 )
                 found.append(arrived[0] - began)
             began = time.time()
             for name in machines.values():
-                event.fire_event(*said(plant.fleet, name, "memory/ok", {**values, "percent": 1.0}))
+                event.fire_event(*said(plant.fleet, name, "cpu/ok", {**values, "percent": 1.0}))
             for name in machines.values():
-                until(
-                    lambda n=name, b=began: mails(f"Memory of {n} is high", b, True), 120, f"{name} is over"
-                )
+                until(lambda n=name, b=began: mails(f"CPU of {n} is high", b, True), 120, f"{name} is over")
     return found
 
 
