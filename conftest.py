@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent
 # The fleet that end-to-end and browser tests share: made once, at the first of them.
 pytest_plugins = ["live_fleet"]
+FLEET_SECONDS = 900
 KINDS = ("unit", "functional", "integration", "e2e", "browser")
 
 
@@ -52,3 +53,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kind = parts[1] if parts[0] == "tests" else "functional"
         if kind in KINDS and not any(item.get_closest_marker(each) for each in KINDS):
             item.add_marker(kind)
+        if kind in ("e2e", "browser"):
+            # The first of them makes a fleet of eleven, on whatever machine this is.
+            item.add_marker(pytest.mark.timeout(FLEET_SECONDS))
