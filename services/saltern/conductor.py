@@ -190,6 +190,7 @@ class Conductor:
         self._working: dict[str, str] = {}
         self._synced = self._ticked = float("-inf")
         self._problem = ""
+        self._news = True
         self._prepared = False
         self._presence: dict[str, tuple[bool, float]] = {}
         self._probing: threading.Thread | None = None
@@ -241,13 +242,17 @@ class Conductor:
         """One round: write down what was heard, decide, begin with what can be begun with."""
         if self._fault:
             raise self._fault
+        if self.wake.is_set():
+            # Before writing: what is heard from here on is written, and decided on, in the next round.
+            self.wake.clear()
+            self._news = True
         try:
             self._write_heard()
             self._collect(block_ms)
             self._begin()
-            pause = LEAST_TICK_SECONDS if self.wake.is_set() else TICK_SECONDS
+            pause = LEAST_TICK_SECONDS if self._news else TICK_SECONDS
             if time.monotonic() - self._ticked >= pause:
-                self.wake.clear()
+                self._news = False
                 self._ticked = time.monotonic()
                 self.decide()
             self._problem = ""
