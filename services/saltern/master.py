@@ -157,8 +157,8 @@ def events(fleet: Fleet) -> Iterator[Iterator[tuple[str, dict]]]:
     try:
         yield _read_events(fleet, process)
     finally:
-        process.terminate()
-        process.wait(timeout=10)
+        process.kill()  # it only listens
+        process.wait()
         if process.stdout:
             process.stdout.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import subprocess
 import threading
 import time
@@ -264,8 +265,8 @@ def _check_made(fleet: Fleet, names: Iterable[str], status: int) -> None:
     lacking = [name for name in names if not known.get(name, {}).get("made")]
     if status or lacking:
         log = fleet.state_dir / "log" / "create.log"
-        errors = [line for line in log.read_text().splitlines() if "[ERROR" in line or "Error" in line]
-        words = last_line("\n".join(errors)) if errors else f"exit status {status}"
+        errors = re.findall(r"Error:\s*(\S.*)|\[ERROR\s*\]\s*(.+)", log.read_text())
+        words = "".join(errors[-1]) if errors else f"exit status {status}"
         raise SalternError(
             f"salt-cloud: {', '.join(lacking) or 'all'} not made: {words} (all of it: {log}); "
             "`./saltern up` goes on from here"

@@ -95,7 +95,7 @@ def test_a_subnet_in_use_is_refused_before_anything_is_made(live: Live) -> None:
             "traffic.canary.share: 130 is greater than the maximum of 100",
         ),
         ("redis.sls", "appendfsync: everysec", "appendfsync: sometimes", "redis.appendfsync: 'sometimes'"),
-        ("product.sls", "  port: 8080", "", "'port' is a required property"),
+        ("product.sls", "  port: 8080", "", "product.port: missing"),
         ("common.sls", "common:", "commons:", "common"),
         ("ops.sls", "ops:", "ops: [", "not YAML"),
     ],

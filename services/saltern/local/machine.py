@@ -199,6 +199,7 @@ def _boot(fleet: Fleet, machine: Machine) -> None:
         "--boot",
     ]  # fmt: skip
 
+    _drop_link(machine)
     leader = cgroup.popen(group(fleet, machine.id), machine.limits, command, home / "console.log")
     # The machine is up once its own init runs; the program that boots it says what is wrong by ending.
     end = time.monotonic() + BOOT_SECONDS
@@ -206,6 +207,11 @@ def _boot(fleet: Fleet, machine: Machine) -> None:
         if leader.poll() is not None or time.monotonic() > end:
             raise SalternError(f"machine {machine.id}: did not boot: {last_words(fleet, machine.id)}")
         time.sleep(0.02)
+
+
+def _drop_link(machine: Machine) -> None:
+    """Remove what a machine that ended left of its network: the kernel takes its time, the next one cannot wait."""
+    network.delete_link(f"vb-{host_name(machine)}")
 
 
 def last_words(fleet: Fleet, name: str) -> str:
@@ -272,8 +278,7 @@ def _clear(fleet: Fleet, name: str) -> None:
     cgroup.remove(group(fleet, name))
     home = folder(fleet, name)
     if found := fleet.inventory().get(name):
-        # The kernel takes its time to clear a dead machine's network; the next one by this address cannot wait.
-        network.delete_link(f"vb-{host_name(Machine.from_dict(found))}")
+        _drop_link(Machine.from_dict(found))
     end = time.monotonic() + 5
     while os.path.ismount(home / "root"):
         try:
