@@ -4,5 +4,5 @@
 
 
 def run():
-    arguments = [{"tag": tag}, {"minion_id": data["id"]}, {"payload": data["data"]}]
+    arguments = [{"tag": tag}, {"minion_id": data.get("id")}, {"payload": data["data"]}]
     return {"register the instance": {"runner.registry.register": [{"args": arguments}]}}

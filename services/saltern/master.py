@@ -96,7 +96,12 @@ def group(fleet: Fleet) -> str:
 
 
 def is_running(fleet: Fleet) -> bool:
-    return bool(cgroup.processes(group(fleet)))
+    """Whether its main process lives; children that outlived it do not count, nobody conducts then."""
+    try:
+        main = int((fleet.state_dir / "run" / "master.pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return main in cgroup.processes(group(fleet))
 
 
 def answers(fleet: Fleet) -> bool:

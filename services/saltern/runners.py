@@ -21,16 +21,19 @@ def plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a runner's function: an expected error becomes the answer, and `salt-run` exits with 1.
 
     Salt answers an exception with its traceback. A return code in `__context__` tells the event bus that a runner
-    failed, one in the answer tells the shell.
+    failed, one in the answer tells the shell. The context outlives the call: the master's reactor calls all runners in
+    one process, so whoever succeeds says so as well, or one failure would mark all that follow it.
     """
 
     @functools.wraps(function)
     def answer(*args: Any, **kwargs: Any) -> Any:
         try:
-            return function(*args, **kwargs)
+            found, status = function(*args, **kwargs), 0
         except EXPECTED as error:
-            function.__globals__["__context__"]["retcode"] = 1
-            return {"error": str(error), "retcode": 1}
+            whose = "redis: " if isinstance(error, redis.RedisError) else ""
+            found, status = {"error": f"{whose}{error}", "retcode": 1}, 1
+        function.__globals__["__context__"]["retcode"] = status
+        return found
 
     answer.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     return answer

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from saltern import artifact, master, pillar, secrets
 from saltern.errors import SalternError
 from saltern.fleet import DEFAULT_MACHINES, MACHINE_ID, REPOSITORY, Fleet, role_of
-from saltern.local import cgroup, image, machine, network
+from saltern.local import cgroup, image, kernel, machine, network
 from saltern.shell import last_line
 
 PRODUCT = REPOSITORY / "services" / "product"
@@ -53,6 +53,7 @@ def up(fleet: Fleet, progress: Progress, machines: Iterable[str] = DEFAULT_MACHI
     with fleet.locked("up", wait=False):
         secrets.ensure(fleet)
         progress.tell("network")
+        kernel.need(fleet)
         network.up(fleet)
         if not image.ready():
             image.build(lambda words: progress.tell(f"image: {words}"))
@@ -288,6 +289,7 @@ def down(fleet: Fleet, *, purge: bool = False, tell: Callable[[str], None] = lam
     cgroup.remove(fleet.cgroup)
     tell("network")
     network.down(fleet)
+    kernel.release(fleet)
     master.unlink(fleet)
     if fleet.state_dir.exists():
         master.remove(fleet)

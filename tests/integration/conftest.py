@@ -272,9 +272,12 @@ class Bus:
                     found.append(event["data"])
         return found
 
-    def reactions(self, count: int = 1) -> list[dict]:
-        """What the next `count` runners that a reactor called have answered."""
-        return self.wait_for(lambda tag, data: tag.startswith("salt/run/") and tag.endswith("/ret"), count)
+    def reactions(self, count: int = 1, runner: str = "registry") -> list[dict]:
+        """What the next `count` functions of a runner that a reactor called have answered."""
+        prefix = f"runner.{runner}."
+        return self.wait_for(
+            lambda tag, data: tag.endswith("/ret") and data.get("fun", "").startswith(prefix), count
+        )
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_what_a_runner_refuses_is_one_line_and_exit_status_1(
 ):
     done = run_in("salt-run", "--out=json", *arguments)
     assert done.returncode == 1
-    assert json.loads(done.stdout) == line
+    assert json.loads(done.stdout) == {"error": line, "retcode": 1}
     assert "Traceback" not in words(done)
 
 

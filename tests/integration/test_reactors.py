@@ -64,8 +64,8 @@ def test_the_same_word_again_is_rejected_and_changes_nothing(minions, bus, regis
     minions.says("prod1", PRESENT.format("prod1"), older)
     for reaction in bus.reactions(2):
         assert not reaction["success"]
-        assert "was used before" in reaction["return"]
-        assert "\n" not in reaction["return"]
+        assert "was used before" in reaction["return"]["error"]
+        assert "\n" not in reaction["return"]["error"]
     assert registry.snapshot() == before
 
 
@@ -103,8 +103,8 @@ def test_a_forged_word_changes_nothing_and_is_rejected_in_one_line(
     minions.says(sender, tag, signed(**about))
     (reaction,) = bus.reactions()
     assert not reaction["success"]
-    assert words in reaction["return"]
-    assert "\n" not in reaction["return"]
+    assert words in reaction["return"]["error"]
+    assert "\n" not in reaction["return"]["error"]
     assert registry.snapshot().revision == 0
     assert registry.client.keys("saltern:instance*") == []
 
@@ -153,7 +153,7 @@ def test_a_machine_is_struck_off_only_once_it_is_gone(minions, bus, registry, si
     minions.says("staging1", "salt/cloud/prod7/destroyed", {"name": "prod7", "instance_id": "prod7"})
     (reaction,) = bus.reactions()
     assert not reaction["success"]
-    assert "prod7 is still there; `salt-cloud -d prod7` ends it first" in reaction["return"]
+    assert "prod7 is still there; `salt-cloud -d prod7` ends it first" in reaction["return"]["error"]
     assert registry.snapshot() == before
     (fleet.machines_dir / "prod7" / "machine.json").unlink()
     minions.says("staging1", "salt/cloud/prod7/destroyed", {"name": "prod7"})
@@ -169,7 +169,7 @@ def test_what_is_no_machine_is_never_struck_off(minions, bus, registry, name):
     minions.says("staging1", f"salt/cloud/{name}/destroyed", {})
     (reaction,) = bus.reactions()
     assert not reaction["success"]
-    assert "is not a machine's id" in reaction["return"]
+    assert "is not a machine's id" in reaction["return"]["error"]
     assert registry.snapshot() == before
 
 
@@ -181,8 +181,8 @@ def test_a_registry_that_cannot_be_reached_is_said_in_one_line(minions, bus, reg
     finally:
         redis_server.start()
     assert not reaction["success"]
-    assert "redis: " in reaction["return"]
-    assert "\n" not in reaction["return"]
+    assert "redis: " in reaction["return"]["error"]
+    assert "\n" not in reaction["return"]["error"]
 
 
 # How reactions are rendered: no field of an event becomes anything but a value ----------------------------------
@@ -226,15 +226,17 @@ def test_no_field_of_an_event_is_more_than_a_value(render, text):
     assert chunk["args"] == [{"minion_id": text.split("/")[0]}]
 
 
-def test_a_signed_payload_survives_being_rendered(render, fleet, signed):
-    payload = signed(
-        values={"port": "8080", "text": "é \u2028 \U0001f600", "count": 10**15, "load": 97.5, "none": None}
-    )
-    tag = PRESENT.format("prod1")
-    (chunk,) = render("instance_present.sls", tag, {"id": "prod1", "data": payload})
+@pytest.mark.parametrize(
+    "name", ["instance_present", "scale_out", "scale_in", "scale_up", "alert", "canary_off"]
+)
+def test_a_signed_payload_arrives_as_it_was_sent(render, signed, name):
+    """YAML would read 1e16 as a text, and take some characters for ends of lines."""
+    payload = signed(values={"text": "é \u2028 \U0001f600", "count": 10**15, "load": 1e16, "little": 1e-05})
+    # A beacon's event is its payload; another's carries it.
+    data = {"id": "prod1", **payload} if name in ("alert", "canary_off") else {"id": "prod1", "data": payload}
+    (chunk,) = render(f"{name}.sls", "some/tag", data)
     arguments = {key: value for each in chunk["args"] for key, value in each.items()}
-    key = secrets.event_key(secrets.load(fleet)["events"], "prod1")
-    assert signing.verify(key, tag, arguments["payload"])["values"] == payload["values"]
+    assert arguments == {"tag": "some/tag", "minion_id": "prod1", "payload": data.get("data", data)}
 
 
 def test_every_word_is_reacted_to_once(minions, bus, registry, signed):

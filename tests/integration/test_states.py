@@ -113,16 +113,17 @@ def test_every_file_has_its_values_filled_in(rendered, minion):
     files = rendered(minion).files
     assert len(files) >= 5
     for name, path in files.items():
-        text = path.read_text()
+        # Alertmanager has templates of its own, which it fills in itself.
+        text = re.sub(r"\{\{.*?\}\}", "", path.read_text()) if "prometheus" in name else path.read_text()
         assert not re.search(r"\{\{|\{%|\*{10}|\bNone\b|Undefined", text), name
 
 
 CHECKS = {
-    "proxy1": {"haproxy": "haproxy.cfg", "python3": "controller.json"},
-    "redis1": {"/usr/local/sbin/check-redis-conf": "redis.conf"},
-    "prod1": {"python3": "config.json"},
-    "staging1": {"python3": "config.json"},
-    "ops1": {"amtool": "alertmanager.yml"},
+    "proxy1": {("haproxy", "haproxy.cfg"), ("python3", "controller.json")},
+    "redis1": {("/usr/local/sbin/check-redis-conf", "redis.conf")},
+    "prod1": {("python3", "config.json")},
+    "staging1": {("python3", "config.json")},
+    "ops1": {("amtool", "alertmanager.yml")},
 }
 
 
@@ -131,12 +132,12 @@ def test_every_check_of_a_file_is_passed_by_what_is_rendered(rendered, minion):
     """The check_cmd of each file, run as the state runs it: by the program the file is for."""
     made = rendered(minion)
     own = {"/usr/local/sbin/check-redis-conf": str(REPOSITORY / "salt" / "redis" / "check-redis-conf")}
-    checked = {}
+    checked = set()
     for chunk in made.chunks:
         if not (command := chunk.get("check_cmd")):
             continue
         program = command.split()[0]
-        checked[program] = Path(chunk["name"]).name
+        checked.add((program, Path(chunk["name"]).name))
         if not shutil.which(own.get(program, program), path=PATH):
             continue
         path = made.files[chunk["name"]]
@@ -146,7 +147,7 @@ def test_every_check_of_a_file_is_passed_by_what_is_rendered(rendered, minion):
             path.write_text(text)
         done = judge(command.replace(program, own.get(program, program)), path)
         assert done.returncode == 0, f"{command} {chunk['name']}: {done.stdout}{done.stderr}"
-    assert CHECKS[minion].items() <= checked.items()
+    assert CHECKS[minion] <= checked
 
 
 @pytest.mark.parametrize(

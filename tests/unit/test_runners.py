@@ -20,7 +20,7 @@ def fresh_context() -> None:
     __context__.clear()
 
 
-@pytest.mark.parametrize("kind", [SalternError, RegistryError, ConfigError, redis.ConnectionError])
+@pytest.mark.parametrize("kind", [SalternError, RegistryError, ConfigError])
 def test_an_expected_error_is_answered_in_one_line_with_a_return_code(kind: type[Exception]) -> None:
     @plain_errors
     def share(percent: int) -> None:
@@ -28,6 +28,26 @@ def test_an_expected_error_is_answered_in_one_line_with_a_return_code(kind: type
 
     assert share(130) == {"error": "split: share 130 is not between 0 and 100", "retcode": 1}
     assert __context__["retcode"] == 1
+
+
+def test_an_error_of_redis_is_said_to_be_one() -> None:
+    @plain_errors
+    def status() -> None:
+        raise redis.ConnectionError("Connection refused.")
+
+    assert status() == {"error": "redis: Connection refused.", "retcode": 1}
+
+
+def test_after_a_failure_the_next_success_is_one() -> None:
+    @plain_errors
+    def share(percent: int) -> int:
+        if percent > 100:
+            raise SalternError("too much")
+        return percent
+
+    share(130)
+    assert share(30) == 30
+    assert __context__["retcode"] == 0
 
 
 def test_a_defect_is_not_hidden() -> None:
@@ -46,6 +66,6 @@ def test_what_is_right_is_answered_as_it_is_and_the_signature_stays() -> None:
         return percent, cause
 
     assert share(30, cause="1-0") == (30, "1-0")
-    assert "retcode" not in __context__
+    assert __context__["retcode"] == 0
     assert inspect.getfullargspec(share).args == ["percent", "cause"]
     assert share.__doc__ == "Set it."

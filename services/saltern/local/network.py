@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 
 from saltern.errors import SalternError
-from saltern.fleet import FIRST_HOST, Fleet, home, write_atomically
+from saltern.fleet import FIRST_HOST, Fleet
 from saltern.shell import run
 
-FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 MASTER_PORTS = "{ 4505, 4506 }"
 
 
@@ -70,14 +69,12 @@ def up(fleet: Fleet) -> None:
         run(["ip", "address", "add", f"{fleet.gateway}/{fleet.network.prefixlen}", "dev", fleet.bridge])
     run(["ip", "link", "set", fleet.bridge, "up"])
     run(["nft", "-f", "-"], text=rules(fleet))
-    _forwarding_on(fleet)
 
 
 def down(fleet: Fleet) -> None:
-    """Remove the bridge and the table; the last fleet to go puts the host's forwarding back as it was."""
+    """Remove the bridge and the table."""
     delete_link(fleet.bridge)
     run(["nft", "-f", "-"], text=f"table inet {fleet.table}\ndelete table inet {fleet.table}\n")
-    _forwarding_off(fleet)
 
 
 def delete_link(name: str) -> None:
@@ -88,36 +85,6 @@ def delete_link(name: str) -> None:
         except SalternError:
             if Path("/sys/class/net", name).exists():  # else the kernel was faster
                 raise
-
-
-def _forwarding_users(change: str, fleet: Fleet) -> dict:
-    """The note of who needs forwarding and what it was before the first of them; changed by `change`."""
-    note = home() / "forwarding.json"
-    kept = json.loads(note.read_text()) if note.exists() else {"before": None, "fleets": []}
-    users = set(kept["fleets"])
-    (users.add if change == "add" else users.discard)(str(fleet.state_dir))
-    if kept["before"] is None:
-        kept["before"] = FORWARD.read_text().strip()
-    kept["fleets"] = sorted(users)
-    if users:
-        write_atomically(note, json.dumps(kept) + "\n")
-    else:
-        note.unlink(missing_ok=True)
-    return kept
-
-
-def _forwarding_on(fleet: Fleet) -> None:
-    _forwarding_users("add", fleet)
-    if FORWARD.read_text().strip() != "1":
-        FORWARD.write_text("1")
-
-
-def _forwarding_off(fleet: Fleet) -> None:
-    if not (home() / "forwarding.json").exists():
-        return
-    kept = _forwarding_users("discard", fleet)
-    if not kept["fleets"] and FORWARD.read_text().strip() != kept["before"]:
-        FORWARD.write_text(kept["before"])
 
 
 def free_address(fleet: Fleet, taken: set[str]) -> str:
