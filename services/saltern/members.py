@@ -42,7 +42,9 @@ def register(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict
         address = fleet.addresses().get(event.machine)
         if address is None:
             raise events.Rejected(f"event {tag!r}: fleet {fleet.name} has no machine {event.machine}")
-    change = Registry(client).register(
+    registry = Registry(client)
+    registry.init_share(load(fleet.pillar_dir)["traffic"]["canary"]["share"], cause=tag, by="pillar")
+    change = registry.register(
         event.machine, addr=address, port=event.values["port"], release=event.values["release"],
         pool=POOL_OF_ROLE[role_of(event.machine)], cause=tag, by=event.machine,
     )  # fmt: skip

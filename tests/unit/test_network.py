@@ -98,31 +98,3 @@ def test_a_full_subnet_is_refused_with_the_remedy():
         SalternError, match=r"full with 53 machines; a fleet with a larger --subnet is needed"
     ):
         network.free_address(fleet, used)
-
-
-# The host's forwarding, which fleets share -------------------------------------------------------------------
-
-
-@pytest.fixture
-def forwarding(tmp_path, monkeypatch):
-    """The kernel's switch, and SALTERN_HOME, both in a folder of the test's own."""
-    switch = tmp_path / "ip_forward"
-    monkeypatch.setattr(network, "FORWARD", switch)
-    monkeypatch.setenv("SALTERN_HOME", str(tmp_path / "home"))
-    return switch
-
-
-@pytest.mark.parametrize("before", ["0\n", "1\n"])
-def test_the_last_fleet_to_go_puts_forwarding_back_as_it_was(forwarding, make_fleet, before):
-    forwarding.write_text(before)
-    one, two = make_fleet({}), make_fleet({})
-    network._forwarding_on(one)
-    network._forwarding_on(two)
-    network._forwarding_on(two)
-    assert forwarding.read_text().strip() == "1"
-    network._forwarding_off(one)
-    assert forwarding.read_text().strip() == "1"
-    network._forwarding_off(two)
-    assert forwarding.read_text().strip() == before.strip()
-    network._forwarding_off(two)
-    assert not (network.home() / "forwarding.json").exists()
