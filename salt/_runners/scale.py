@@ -6,6 +6,7 @@ Each change is queued and carried out by the conductor, one at a time per pool; 
 
 from saltern import scale_runs
 from saltern.fleet import Fleet
+from saltern.runners import plain_errors
 
 __func_alias__ = {"in_": "in"}
 
@@ -14,6 +15,7 @@ def _fleet():
     return Fleet.load(__opts__["saltern_state_dir"])
 
 
+@plain_errors
 def status():
     """
     Tell every pool's machines and bounds, what was decided and why, what machines feel, and what is queued.
@@ -27,6 +29,7 @@ def status():
     return scale_runs.status(_fleet())
 
 
+@plain_errors
 def out(pool="prod", count=1, wait=0, cause="", by="salt-run"):
     """
     Make more machines for a pool.
@@ -56,6 +59,7 @@ def out(pool="prod", count=1, wait=0, cause="", by="salt-run"):
     return scale_runs.out(_fleet(), pool, count, wait=wait, cause=cause, by=by)
 
 
+@plain_errors
 def in_(pool="prod", count=1, force=False, wait=0, cause="", by="salt-run"):
     """
     Give up machines of a pool: the youngest, drained first.
@@ -88,6 +92,7 @@ def in_(pool="prod", count=1, force=False, wait=0, cause="", by="salt-run"):
     return scale_runs.in_(_fleet(), pool, count, force=force, wait=wait, cause=cause, by=by)
 
 
+@plain_errors
 def up(machine, memory=None, wait=0, cause="", by="salt-run"):
     """
     Change a machine's memory while it runs.
@@ -117,6 +122,7 @@ def up(machine, memory=None, wait=0, cause="", by="salt-run"):
     return scale_runs.up(_fleet(), machine, memory, wait=wait, cause=cause, by=by)
 
 
+@plain_errors
 def request(tag, minion_id, payload):
     """
     Do what a machine asked for by a signed event, within the pool's bounds. A reactor calls it.
@@ -130,6 +136,7 @@ def request(tag, minion_id, payload):
     return scale_runs.request(_fleet(), tag, minion_id, payload)
 
 
+@plain_errors
 def lost(gone, back=()):
     """
     Have machines looked at whose presence changed. A reactor calls it.

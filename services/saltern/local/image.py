@@ -259,14 +259,16 @@ def _remove_half_made() -> None:
 
 
 def purge() -> None:
-    """Remove the images that no machine runs on, and the wheels they were made with."""
+    """Remove the images that no machine runs on and, with the last, the wheels and logs of their making."""
     mounts = Path("/proc/mounts").read_text()
     for folder in [*images().glob("[0-9a-f]*"), *images().glob(".half.*")]:
         if f"lowerdir={folder}/" not in mounts:
             _remove_tree(folder)
-    if images().exists() and not any(images().glob("[0-9a-f]*")):
-        shutil.rmtree(images())
-        shutil.rmtree(home() / WHEELHOUSE, ignore_errors=True)
+    if not any(images().glob("[0-9a-f]*")):
+        for name in (images().name, WHEELHOUSE, "log"):
+            shutil.rmtree(home() / name, ignore_errors=True)
+        if home().is_dir() and not any(home().iterdir()):
+            home().rmdir()
 
 
 def _remove_tree(folder: Path) -> None:
