@@ -509,8 +509,8 @@ def test_a_redis_user_that_may_not_write_is_told_so(
     stand: Stand, make_api: Callable[..., AdminStand]
 ) -> None:
     stand.client.execute_command(
-        "ACL", "SETUSER", "looker", "on", ">pw", "~saltern:*", "&*", "+@read", "+@connection", "+eval", "+evalsha",
-        "+script",
+        "ACL", "SETUSER", "looker", "on", ">pw", "~saltern:*", "&*", "+@read", "+@connection", "+eval", "+eval_ro",
+        "+evalsha", "+script",
     )  # fmt: skip
     api = make_api(redis={"username": "looker", "password": "pw"})
     assert api.ask("GET", "/split").status == 200
@@ -526,7 +526,7 @@ RIGHTS = (
     "%R~saltern:observed", "&saltern:revision", "&saltern:flags",
     *(f"+{each}" for each in ("get", "mget", "hget", "hgetall", "exists", "smembers", "sismember", "xrevrange", "time",
                               "set", "hset", "hdel", "del", "sadd", "srem", "incr", "xadd", "publish", "eval",
-                              "evalsha", "script|load")),
+                              "eval_ro", "evalsha", "script|load")),
 )  # fmt: skip
 
 

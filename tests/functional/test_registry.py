@@ -321,6 +321,7 @@ def test_the_journal_is_bounded(reg: Registry, monkeypatch: pytest.MonkeyPatch) 
 
 RIGHTS = [
     "+ping",
+    "+eval_ro",
     "+evalsha",
     "+script|load",
     "+subscribe",

@@ -272,9 +272,9 @@ class Bus:
                     found.append(event["data"])
         return found
 
-    def reactions(self, count: int = 1, runner: str = "registry") -> list[dict]:
-        """What the next `count` functions of a runner that a reactor called have answered."""
-        prefix = f"runner.{runner}."
+    def reactions(self, count: int = 1, runner: str | None = "registry") -> list[dict]:
+        """What the next `count` functions of a runner, or of any, that a reactor called have answered."""
+        prefix = f"runner.{runner}." if runner else "runner."
         return self.wait_for(
             lambda tag, data: tag.endswith("/ret") and data.get("fun", "").startswith(prefix), count
         )

@@ -47,7 +47,7 @@ def test_a_machine_that_feels_pressure_turns_the_canary_off_and_raises_an_alert(
     (event,) = bus.wait_for(lambda tag, data: tag == HIGH)
     secret = secrets.load(minions.fleet)["events"]
     assert events.authenticate(secret, HIGH, "staging1", event, time.time_ns()).values["high"] == 0
-    first, second = bus.reactions(2)
+    first, second = bus.reactions(2, None)
     assert {first["fun"], second["fun"]} == {"runner.reflex.canary_off", "runner.alert.feel"}
     assert first["success"] and second["success"], (first["return"], second["return"])
     latch = Registry(registry_empty).snapshot().latches["canary"]
@@ -59,7 +59,7 @@ def test_a_machine_that_feels_pressure_turns_the_canary_off_and_raises_an_alert(
 
     feel(100)
     bus.wait_for(lambda tag, data: tag == OK)
-    assert bus.reactions()[0]["return"]["ends"] is True
+    assert bus.reactions(1, "alert")[0]["return"]["ends"] is True
     (alert,) = AlertStore(registry_empty).all()
     assert not alert.firing
     # What turned the canary off being over is no reason to turn it on: that takes a person or a new release.
@@ -68,7 +68,7 @@ def test_a_machine_that_feels_pressure_turns_the_canary_off_and_raises_an_alert(
 
 def test_a_forged_event_of_another_machine_has_no_effect_but_an_alert(minions, bus, registry_empty):
     minions.says("prod1", HIGH, {"machine": "staging1", "counter": time.time_ns(), "values": {"percent": 99}})
-    returned = [each["return"] for each in bus.reactions(2)]
+    returned = [each["return"] for each in bus.reactions(2, None)]
     assert all(answer["retcode"] == 1 for answer in returned), returned
     assert not Registry(registry_empty).snapshot().latches
     (alert,) = AlertStore(registry_empty).all()
