@@ -17,6 +17,7 @@ from rich.text import Text
 from saltern import doctor, fleet, master, status, up
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
+from saltern.runners import EXPECTED
 
 STAGE_STYLE = {
     "ready": "green",
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {
             "up": _up, "status": _status, "down": _down, "doctor": _doctor, "test": _test, "bench": _bench,
         }[chosen.command](chosen)  # fmt: skip
-    except SalternError as error:
+    except EXPECTED as error:
         print(f"saltern: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:

@@ -26,6 +26,12 @@ def link(fleet: Fleet):
     return connect({"redis": {"addresses": [address], "username": "admin", "password": password}})
 
 
+def begin(fleet: Fleet) -> None:
+    """Set what the registry starts with: the canary's share as the pillar has it, unless somebody has set one."""
+    share = load(fleet.pillar_dir)["traffic"]["canary"]["share"]
+    Registry(link(fleet)).init_share(share, by="pillar")
+
+
 def register(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict:
     """Write down that an instance runs a release, at the address the master knows it by.
 
@@ -42,9 +48,7 @@ def register(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict
         address = fleet.addresses().get(event.machine)
         if address is None:
             raise events.Rejected(f"event {tag!r}: fleet {fleet.name} has no machine {event.machine}")
-    registry = Registry(client)
-    registry.init_share(load(fleet.pillar_dir)["traffic"]["canary"]["share"], cause=tag, by="pillar")
-    change = registry.register(
+    change = Registry(client).register(
         event.machine, addr=address, port=event.values["port"], release=event.values["release"],
         pool=POOL_OF_ROLE[role_of(event.machine)], cause=tag, by=event.machine,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from saltern import artifact, master, pillar, secrets
+from saltern import artifact, master, members, pillar, secrets
 from saltern.errors import SalternError
 from saltern.fleet import DEFAULT_MACHINES, MACHINE_ID, REPOSITORY, Fleet, role_of
 from saltern.local import cgroup, image, kernel, machine, network
@@ -66,6 +66,8 @@ def up(fleet: Fleet, progress: Progress, machines: Iterable[str] = DEFAULT_MACHI
             master.stop(fleet)
         master.start(fleet)
         _machines(fleet, wanted, progress)
+        if any(role_of(name) == "redis" for name in wanted):
+            members.begin(fleet)
 
 
 def _preflight(fleet: Fleet, wanted: Iterable[str]) -> None:

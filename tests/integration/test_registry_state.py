@@ -12,8 +12,9 @@ RELEASE = "r0123456789ab"
 def synced(minions):
     """The minions with Saltern's states and utilities, fetched from the master's file server."""
     for minion in ("prod1", "staging1", "ops1"):
-        assert "states.registry" in minions.call(minion, "saltutil.sync_states")
-        assert "utils.signing" in minions.call(minion, "saltutil.sync_utils")
+        minions.call(minion, "saltutil.sync_states")
+        minions.call(minion, "saltutil.sync_utils")
+        assert minions.call(minion, "sys.list_state_functions", "registry") == ["registry.present"]
     return minions
 
 
