@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NAME, SUBNET = "e2e", "10.231.77.0/24"
+# Two runs of these tests on one host need two names and two subnets.
+NAME = os.environ.get("SALTERN_E2E_FLEET", "e2e")
+SUBNET = os.environ.get("SALTERN_E2E_SUBNET", "10.231.77.0/24")
 
 
 def run(*command: str, timeout: float = 300, env: dict[str, str] | None = None, cwd: Path = REPOSITORY):
