@@ -35,7 +35,7 @@ POOLS = ("prod", "canary")
 ANY = "any"
 # How Python names its kind of extension module, such as cpython-311-x86_64-linux-gnu.
 SOABI = sysconfig.get_config_var("SOABI")
-# The endings of extension modules that say what they are for: this Python alone, or every Python 3 from some version on.
+# The endings of extension modules that say what they are for: this Python, or every Python 3 from some version on.
 NATIVE = (f".{SOABI}.so", ".abi3.so")
 
 

@@ -85,7 +85,7 @@ def runner(name: str, fleet: Fleet) -> ModuleType:
 
 
 def test_every_runner_function_says_how_it_is_called(fleet: Fleet) -> None:
-    for name in ("canary", "fleet"):
+    for name in ("canary", "fleet", "flags"):
         module = runner(name, fleet)
         for word, each in vars(module).items():
             if callable(each) and not word.startswith("_") and each.__module__ == module.__name__:

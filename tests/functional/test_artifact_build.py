@@ -123,9 +123,10 @@ def test_the_product_and_the_agent_carry_the_flags_and_evaluate_with_nothing_els
     fleet, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("SALTERN_HOME", os.environ.get("SALTERN_HOME", "/var/lib/saltern"))
+    (fleet.state_dir / "releases.json").unlink()
     up.build_releases(fleet)
     made = artifact.releases(fleet)
-    for name, module in {"agent": "saltern.admin_flags", "prod": "product.flags"}.items():
+    for name, module in {"agent": "saltern.flag_seed", "prod": "product.flags"}.items():
         with tarfile.open(fleet.files / made[name].file) as archive:
             archive.extractall(tmp_path / name)
         done = subprocess.run(

@@ -179,7 +179,7 @@ def test_a_product_that_starts_while_redis_is_away_has_its_flags(make_product, s
     product.end()
     product.start()
     assert serves(product, "<h1>Kept</h1>")
-    assert product("GET", "/health").json["flags"] == "STALE"
+    poll(lambda: product("GET", "/health").json["flags"] == "STALE")
 
 
 def test_a_plain_redis_cli_flips_a_flag_too(make_flags, set_flags, redis_server, poll):
