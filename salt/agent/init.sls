@@ -1,7 +1,9 @@
 # Saltern's own daemons: one artifact with all they import, verified by its hash.
+{% from 'common/platform.jinja' import fits %}
 {% set agent = pillar['agent'] %}
 {% set agent_home = '/opt/saltern/agent/' ~ agent['id'] %}
 
+{{ fits('Python for the agent', agent) }}
 agent on disk:
   archive.extracted:
     - name: {{ agent_home }}
@@ -11,6 +13,10 @@ agent on disk:
     - if_missing: {{ agent_home }}/RELEASE
     - user: root
     - group: root
+{%- if agent['platform'] != 'any' %}
+    - require:
+      - cmd: Python for the agent
+{%- endif %}
 
 agent:
   file.symlink:

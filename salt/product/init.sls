@@ -1,4 +1,5 @@
 # The product: on prod* the release of the production pool, on staging* that of the canary.
+{% from 'common/platform.jinja' import fits %}
 {% set product = pillar['product'] %}
 {% set release = pillar['release'] %}
 {% set home = '/opt/product/releases/' ~ release['id'] %}
@@ -20,6 +21,7 @@ product state folder:
     - require:
       - user: product user
 
+{{ fits('Python for the product', release) }}
 # Verified by its hash, unpacked beside the old one, then switched to: the old release stays for an instant rollback.
 product release on disk:
   archive.extracted:
@@ -30,6 +32,10 @@ product release on disk:
     - if_missing: {{ home }}/RELEASE
     - user: root
     - group: root
+{%- if release['platform'] != 'any' %}
+    - require:
+      - cmd: Python for the product
+{%- endif %}
 
 product release:
   file.symlink:

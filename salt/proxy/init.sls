@@ -159,3 +159,24 @@ admin:
       - file: admin unit
       - file: admin configuration
       - file: agent
+
+# The flags a new fleet starts with. They are written once: from then on salt-run flags.* changes them, and no state does.
+flags of a new fleet:
+  file.managed:
+    - name: /etc/saltern/flags.json
+    - source: salt://proxy/flags.json
+    - makedirs: True
+
+{% set seed = '/usr/bin/python3 -m saltern.flag_seed --config /etc/saltern/admin.json --flags /etc/saltern/flags.json' %}
+first flags:
+  cmd.run:
+    - name: {{ seed }}
+    - env:
+      - PYTHONPATH: /opt/saltern/agent/current
+      - PYTHONDONTWRITEBYTECODE: '1'
+    - stateful:
+      - test_name: {{ seed }} --test
+    - require:
+      - file: agent
+      - file: admin configuration
+      - file: flags of a new fleet

@@ -1,33 +1,22 @@
 """Feature flags on the admin API, by the flag set of openfeature-provider-redis.
 
-That distribution owns the format, the checks, the history and the undo of flags; here is only HTTP. It is
-part of the machine's release of Saltern or it is not: without it the API has no flag routes at all, and its
-document says so by not listing them.
+That distribution owns the format, the checks, the history and the undo of flags; here is only HTTP.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from openfeature_redis import flagset
+
 from .admin_routes import CAUSE, REVISION, Answer, Call, Problem, Route, body_of, whole
 from .canary_control import Outcome, tag
+from .flag_edits import glance
 from .registry import Change
 
 if TYPE_CHECKING:
     from .admin import Admin
-
-try:
-    from openfeature_redis import flagset
-except ImportError as error:
-    flagset = None
-    MISSING = str(error)
-else:
-    MISSING = ""
-"""Why there are no flags; empty when there are."""
-
-log = logging.getLogger("saltern.admin")
 
 _ATTEMPTS = 8
 _KEY = {
@@ -42,10 +31,7 @@ _DEFINITION = ("variants", "targeting", "metadata")
 
 
 def routes(admin: Admin) -> list[Route]:
-    """The flags' routes; none when the provider is not installed."""
-    if flagset is None:
-        log.warning("no flags in this API: %s", MISSING)
-        return []
+    """The flags' routes."""
     flags = Flags(admin)
     outcome = {200: ("What was, what is, and the journal line of the change.", "Outcome")}
     body = body_of(
@@ -90,17 +76,7 @@ class Flags:
 
     def every(self, call: Call) -> Answer:
         """The flags at a glance."""
-        stored = self._read()
-        flags = {
-            key: {
-                "state": flag.get("state"),
-                "defaultVariant": flag.get("defaultVariant"),
-                "variants": flag.get("variants", {}),
-                "targeted": bool(flag.get("targeting")),
-            }
-            for key, flag in sorted(stored.document["flags"].items())
-        }
-        return Answer(200, {"revision": stored.revision, "flags": flags})
+        return Answer(200, glance(self._read()))
 
     def one(self, call: Call) -> Answer:
         """A flag's definition."""
@@ -161,10 +137,13 @@ class Flags:
 
     def _read(self) -> Any:
         try:
-            return flagset.read(self.admin.client)
+            stored = flagset.read(self.admin.client)
+            flagset.validate(stored.document)
+            return stored
         except flagset.BadFlagSet as error:
             raise Problem(
-                503, f"{error}; somebody wrote it past the checks, and writing a good set mends it"
+                503,
+                f"{error}; somebody wrote it past the checks; salt-run flags.undo unrecorded=True mends it",
             ) from error
 
     def _write(

@@ -1,8 +1,11 @@
 """Artifacts: one immutable, self-contained, content-addressed file that installs with no network.
 
 An artifact is a tar.gz of a folder that Python can import from as it stands: the code and every dependency at its
-locked version, pure Python only, so that the same bytes run on every machine. The id is the hash of the content; the
-same source makes the same bytes.
+locked version. The id is the hash of the content; the same source makes the same bytes.
+
+Where every dependency is pure Python the artifact runs anywhere. One with native code runs on the Python it was built
+with: this host's own, which is that of the machines too, because their image is made of the host's release. The
+artifact says which Python that is, and a machine with another one refuses it before anything is switched.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import io
 import json
 import os
 import sys
+import sysconfig
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +31,12 @@ from saltern.shell import run
 # The last file in the archive: a folder that has it was unpacked whole.
 MARKER = "RELEASE"
 POOLS = ("prod", "canary")
+# The `platform` of an artifact without native code.
+ANY = "any"
+# How Python names its kind of extension module, such as cpython-311-x86_64-linux-gnu.
+SOABI = sysconfig.get_config_var("SOABI")
+# The endings of extension modules that say what they are for: this Python, or every Python 3 from some version on.
+NATIVE = (f".{SOABI}.so", ".abi3.so")
 
 
 @dataclass(frozen=True)
@@ -35,23 +46,26 @@ class Artifact:
     :ivar id: what names it everywhere
     :ivar sha256: of the file, hex
     :ivar file: where it is below the file server's root
+    :ivar platform: the Python its native code is for, by its SOABI; "any" when it has none
     """
 
     id: str
     sha256: str
     file: str
+    platform: str = ANY
 
 
-def build(fleet: Fleet, package: Path, requirements: Path, prefix: str) -> Artifact:
-    """Make the artifact of one package with its locked requirements, unless the fleet has it.
+def build(fleet: Fleet, packages: Sequence[Path], requirements: Path, prefix: str) -> Artifact:
+    """Make the artifact of some packages with their locked requirements, unless the fleet has it.
 
-    :param package: the folder that is imported, such as services/product/product
-    :param requirements: its hash-locked requirements; their wheels must be in the wheelhouse
+    :param packages: the folders that are imported, such as services/product/product
+    :param requirements: what they require, hash-locked; the wheels must be in the wheelhouse
     :param prefix: a lower-case letter that starts the id: what kind of thing it is
-    :raises SalternError: a requirement has no wheel, or is not pure Python
+    :raises SalternError: a requirement has no wheel, or has native code that does not say for which Python it is
     """
-    if not (package / "__init__.py").exists():
-        raise SalternError(f"{package}: not a Python package; it has no __init__.py")
+    for package in packages:
+        if not (package / "__init__.py").exists():
+            raise SalternError(f"{package}: not a Python package; it has no __init__.py")
     with tempfile.TemporaryDirectory() as folder:
         site = Path(folder) / "site"
         wheels = home() / WHEELHOUSE
@@ -60,13 +74,11 @@ def build(fleet: Fleet, package: Path, requirements: Path, prefix: str) -> Artif
             "--only-binary", ":all:", "--require-hashes", "--find-links", str(wheels), "--target", str(site),
             "-r", str(requirements),
         ])  # fmt: skip
-        if native := sorted(p.name for p in site.rglob("*.so")):
-            raise SalternError(
-                f"{requirements}: {native[0]} is not pure Python; artifacts must run on every machine"
-            )
-        content = _pack(site, package)
+        platform = _platform(site, requirements)
+        content = _pack(site, packages)
     digest = hashlib.sha256(content).hexdigest()
-    artifact = Artifact(f"{prefix}{digest[:12]}", digest, f"artifacts/{prefix}{digest[:12]}.tar.gz")
+    name = f"{prefix}{digest[:12]}"
+    artifact = Artifact(name, digest, f"artifacts/{name}.tar.gz", platform)
     target = fleet.files / artifact.file
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,8 +88,23 @@ def build(fleet: Fleet, package: Path, requirements: Path, prefix: str) -> Artif
     return artifact
 
 
-def _pack(site: Path, package: Path) -> bytes:
-    """A tar.gz of both folders that depends on nothing but their content."""
+def _platform(site: Path, requirements: Path) -> str:
+    """The Python that what pip installed is for.
+
+    :raises SalternError: a library that is no extension module: nobody could say where it runs
+    """
+    native = sorted(path.name for path in site.rglob("*") if ".so" in path.suffixes)
+    for name in native:
+        if not name.endswith(NATIVE):
+            raise SalternError(
+                f"{requirements}: {name} is native code that does not say for which Python it is; "
+                f"an artifact takes pure Python and extension modules named *{NATIVE[0]} or *{NATIVE[1]}"
+            )
+    return SOABI if native else ANY
+
+
+def _pack(site: Path, packages: Sequence[Path]) -> bytes:
+    """A tar.gz of all folders that depends on nothing but their content."""
     files = {
         path.relative_to(site).as_posix(): path
         for path in site.rglob("*")
@@ -87,13 +114,11 @@ def _pack(site: Path, package: Path) -> bytes:
         # pip records here when and where from it installed
         and path.name not in ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
     }
-    for path in package.rglob("*"):
-        if (
-            path.is_file()
-            and "__pycache__" not in path.parts
-            and "tests" not in path.relative_to(package).parts
-        ):
-            files[f"{package.name}/{path.relative_to(package).as_posix()}"] = path
+    for package in packages:
+        for path in package.rglob("*"):
+            within = path.relative_to(package)
+            if path.is_file() and "__pycache__" not in path.parts and "tests" not in within.parts:
+                files[f"{package.name}/{within.as_posix()}"] = path
     raw = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed,

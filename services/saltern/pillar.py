@@ -28,8 +28,8 @@ POOL_OF_ROLE = {"prod": "prod", "staging": "canary"}
 # Which Redis users a role is given the passwords of.
 REDIS_USERS_OF_ROLE = {
     "proxy": ("controller",),
-    "prod": ("product", "observer"),
-    "staging": ("product", "observer"),
+    "prod": ("product", "flags-reader", "observer"),
+    "staging": ("product", "flags-reader", "observer"),
     "ops": ("observer",),
     "redis": ("replica",),
 }
@@ -254,4 +254,5 @@ def _as_pillar(wanted: Mapping[str, artifact.Artifact], name: str) -> dict[str, 
     if name not in wanted:
         raise SalternError(f"release of {name!r}: none was built; `./saltern up` builds it")
     chosen = wanted[name]
-    return {"id": chosen.id, "sha256": chosen.sha256, "source": f"salt://{chosen.file}"}
+    source = f"salt://{chosen.file}"
+    return {"id": chosen.id, "sha256": chosen.sha256, "source": source, "platform": chosen.platform}

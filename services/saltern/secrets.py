@@ -11,7 +11,7 @@ from saltern.errors import SalternError
 from saltern.fleet import Fleet, write_atomically
 
 # Who speaks to Redis, one password each; what each may do stands in salt/redis/users.acl.j2.
-REDIS_USERS = ("admin", "controller", "product", "observer", "replica", "sentinel")
+REDIS_USERS = ("admin", "controller", "product", "flags-reader", "observer", "replica", "sentinel")
 ADMIN_SCOPES = ("read", "write")
 
 

@@ -18,7 +18,8 @@ from saltern.local import cgroup, image, kernel, machine, network
 from saltern.shell import last_line
 
 PRODUCT = REPOSITORY / "services" / "product"
-AGENT_PACKAGE = REPOSITORY / "services" / "saltern"
+FLAGS = REPOSITORY / "services" / "flags" / "src" / "openfeature_redis"
+AGENT = (REPOSITORY / "services" / "saltern", FLAGS)
 READY_SECONDS = 180.0
 # The order of a machine's stages; "failed" may follow any of them.
 STAGES = ("waiting", "booted", "connected", "configuring", "ready")
@@ -88,11 +89,11 @@ def _preflight(fleet: Fleet, wanted: Iterable[str]) -> None:
 
 def build_releases(fleet: Fleet) -> None:
     """Make the artifacts the fleet starts with; a pool that has a release keeps it."""
-    agent = artifact.build(fleet, AGENT_PACKAGE, REPOSITORY / "requirements" / "agent.txt", "a")
+    agent = artifact.build(fleet, AGENT, REPOSITORY / "requirements" / "agent.txt", "a")
     kept = artifact.releases(fleet)
     changes = {"agent": agent}
     if missing := [pool for pool in artifact.POOLS if pool not in kept]:
-        product = artifact.build(fleet, PRODUCT / "product", PRODUCT / "requirements.txt", "r")
+        product = artifact.build(fleet, (PRODUCT / "product", FLAGS), PRODUCT / "requirements.txt", "r")
         changes |= dict.fromkeys(missing, product)
     artifact.want(fleet, changes)
 

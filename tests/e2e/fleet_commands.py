@@ -16,10 +16,17 @@ NAME = os.environ.get("SALTERN_E2E_FLEET", "e2e")
 SUBNET = os.environ.get("SALTERN_E2E_SUBNET", "10.231.77.0/24")
 
 
-def run(*command: str, timeout: float = 300, env: dict[str, str] | None = None, cwd: Path = REPOSITORY):
-    """Run a command to its end; the output is text."""
+def run(
+    *command: str,
+    timeout: float = 300,
+    env: dict[str, str] | None = None,
+    cwd: Path = REPOSITORY,
+    stdin: str | None = None,
+):
+    """Run a command to its end; input and output are text."""
     return subprocess.run(
         command,
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 from admin_stand import READ, AdminStand, Reply
+from openfeature_redis import flagset
 from traffic_stand import redis_server
-
-flagset = pytest.importorskip("openfeature_redis.flagset", reason="the flag provider is not installed")
 
 pytestmark = pytest.mark.functional
 

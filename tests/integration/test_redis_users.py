@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import redis
-from product.config import RedisSettings
+from openfeature_redis import flagset
+from product.config import Config, RedisSettings
+from product.flags import Flags
 from product.store import Store
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -42,6 +46,8 @@ READS = {
     "split": ("HGETALL", SPLIT),
     "flags": ("GET", FLAGS),
     "revision": ("GET", "saltern:revision"),
+    "flags together": ("MGET", FLAGS),
+    "revision together": ("MGET", "saltern:revision"),
     "list": ("HGETALL", LIST),
     "other": ("GET", "other"),
 }
@@ -64,14 +70,16 @@ MAY_WRITE = {
         "publish a revision",
     },
     "product": {"list", "script on the list"},
+    "flags-reader": set(),
     "observer": set(),
     "replica": set(),
     "sentinel": {"publish a revision"},  # Sentinels greet each other by a channel that Redis picks
 }
 MAY_READ = {
-    "controller": {"split", "flags", "revision"},
-    "product": {"flags", "revision", "list"},
-    "observer": {"split", "flags", "revision"},
+    "controller": {"split", "flags", "revision", "flags together", "revision together"},
+    "product": {"list"},
+    "flags-reader": {"flags together", "revision together"},
+    "observer": {"split", "flags", "revision", "flags together", "revision together"},
     "replica": set(),
     "sentinel": set(),
 }
@@ -101,14 +109,14 @@ def test_a_user_reads_what_it_needs_and_nothing_else(full, redis_server, user, w
     assert refused(redis_server.user(user), READS[what]) == (what not in MAY_READ[user])
 
 
-@pytest.mark.parametrize("user", ["controller", "product", "observer", "replica"])
+@pytest.mark.parametrize("user", ["controller", "product", "flags-reader", "observer", "replica"])
 @pytest.mark.parametrize("command", DANGERS, ids=lambda command: " ".join(command[:2]))
 def test_no_user_but_the_masters_touches_the_server_itself(full, redis_server, user, command):
     assert refused(redis_server.user(user), command)
     assert redis_server.answers()
 
 
-@pytest.mark.parametrize("user", ["controller", "product", "observer"])
+@pytest.mark.parametrize("user", ["controller", "observer"])
 def test_who_reads_hears_of_changes(full, redis_server, until, user):
     listener = redis_server.user(user).pubsub(ignore_subscribe_messages=True)
     listener.subscribe("saltern:revision")
@@ -119,9 +127,10 @@ def test_who_reads_hears_of_changes(full, redis_server, until, user):
     listener.close()
 
 
-@pytest.mark.parametrize("user", ["product", "observer"])
-def test_who_only_reads_cannot_make_others_believe_in_a_change(full, redis_server, user):
-    assert refused(redis_server.user(user), ("PUBLISH", "saltern:revision", "9"))
+@pytest.mark.parametrize("user", ["product", "flags-reader", "observer"])
+@pytest.mark.parametrize("channel", ["saltern:revision", "saltern:flags"])
+def test_who_only_reads_cannot_make_others_believe_in_a_change(full, redis_server, user, channel):
+    assert refused(redis_server.user(user), ("PUBLISH", channel, "9"))
 
 
 def test_nobody_comes_in_without_a_password(redis_server):
@@ -148,6 +157,29 @@ def test_the_registry_and_its_controller_work_with_the_rights_they_have(full, re
     own = Registry(redis_server.user("controller"))
     assert own.set_share(40, cause="test", by="test").changed
     assert Registry(redis_server.user("observer")).snapshot().split.share == 40
+
+
+def test_the_products_flags_are_followed_with_the_rights_their_reader_has(
+    full, redis_server, until, tmp_path
+):
+    full.flushall()
+    writer = redis_server.user("controller")
+    servers = RedisSettings((("127.0.0.1", redis_server.port),))
+    reader = replace(servers, username="flags-reader", password=redis_server.passwords["flags-reader"])
+    flags = Flags(Config(servers, reader, "prod1", "prod", tmp_path), domain="rights")
+    flags.start()
+    try:
+        for title in ("One", "Two"):
+            document = {
+                "flags": {"site_title": {"state": "ENABLED", "variants": {"a": title}, "defaultVariant": "a"}}
+            }
+            flagset.write(writer, document, who="test", why="test")
+            until(lambda title=title: flags.features(None).site_title == title, f"the title {title}")
+        flagset.undo(writer, who="test")
+        until(lambda: flags.features(None).site_title == "One", "the title before")
+        assert flags.status == "READY"
+    finally:
+        flags.close()
 
 
 def test_the_product_works_with_the_rights_it_has(full, redis_server, tmp_path):

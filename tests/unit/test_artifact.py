@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import random
 import tarfile
@@ -56,7 +57,7 @@ def lay(folder: Path, files: dict[str, str], seed: int) -> Path:
 
 def pack(folder: Path, seed: int = 0, **changes: str) -> bytes:
     return artifact._pack(
-        lay(folder / "site", SITE, seed), lay(folder / "product", {**PACKAGE, **changes}, seed)
+        lay(folder / "site", SITE, seed), [lay(folder / "product", {**PACKAGE, **changes}, seed)]
     )
 
 
@@ -80,7 +81,7 @@ def test_only_what_is_imported_is_packed_and_the_marker_comes_last(tmp_path):
 
 def test_a_folder_that_is_no_package_is_refused(fleet, tmp_path):
     with pytest.raises(SalternError, match=r"not a Python package; it has no __init__\.py"):
-        artifact.build(fleet, tmp_path, tmp_path / "requirements.txt", "r")
+        artifact.build(fleet, [tmp_path], tmp_path / "requirements.txt", "r")
 
 
 def test_what_shall_run_is_kept_and_changes_touch_what_they_name_only(fleet):
@@ -88,6 +89,12 @@ def test_what_shall_run_is_kept_and_changes_touch_what_they_name_only(fleet):
     new = Artifact("rnew", "4" * 64, "artifacts/rnew.tar.gz")
     artifact.want(fleet, {"canary": new})
     assert artifact.releases(fleet) == {**before, "canary": new}
+
+
+def test_a_table_written_before_artifacts_had_native_code_is_read(fleet):
+    older = {"prod": {"id": "r1", "sha256": "4" * 64, "file": "artifacts/r1.tar.gz"}}
+    (fleet.state_dir / "releases.json").write_text(json.dumps(older))
+    assert artifact.releases(fleet)["prod"].platform == artifact.ANY
 
 
 def test_a_fleet_without_releases_has_none(fleet):

@@ -291,8 +291,8 @@ MAY_KNOW = {
     "proxy1": {"controller"},
     "redis1": {"replica"},
     "redis2": {"replica"},
-    "prod1": {"product", "observer"},
-    "staging1": {"product", "observer"},
+    "prod1": {"product", "flags-reader", "observer"},
+    "staging1": {"product", "flags-reader", "observer"},
     "ops1": {"observer"},
 }
 

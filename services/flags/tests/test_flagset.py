@@ -6,7 +6,15 @@ import threading
 import pytest
 import redis
 from openfeature_redis import flagset
-from openfeature_redis.flagset import BadFlagSet, Confirm, Conflict, Names, NoSuchFlag, Unconfirmed
+from openfeature_redis.flagset import (
+    BadFlagSet,
+    Confirm,
+    Conflict,
+    Names,
+    NoSuchFlag,
+    Unconfirmed,
+    Unrecorded,
+)
 
 pytestmark = pytest.mark.functional
 
@@ -209,9 +217,24 @@ def test_undo_with_nothing_to_undo(client):
 def test_undo_does_not_overwrite_an_edit_made_past_the_history(filled):
     past = json.dumps(document(colour=COLOUR))
     filled.set("saltern:flags", past)
-    with pytest.raises(Conflict, match="would lose somebody's edit"):
+    with pytest.raises(Unrecorded, match="would lose somebody's edit"):
         flagset.undo(filled, who="ana")
     assert flagset.read(filled).text == past
+
+
+@pytest.mark.parametrize("past", ["nonsense", '{"flags": {}}', None])
+def test_what_was_written_past_the_history_is_taken_back_by_a_change_like_any_other(filled, past):
+    filled.delete("saltern:flags") if past is None else filled.set("saltern:flags", past)
+    change = flagset.restore(filled, who="ana", why="mend")
+    assert (change.revision, change.changed) == (2, ("colour", "layout"))
+    assert flagset.read(filled).document == document()
+    assert flagset.history(filled)[0].why == "mend"
+    assert flagset.restore(filled, who="ana", why="again").changed == (), "it is in force already"
+
+
+def test_there_is_nothing_to_restore_before_the_first_change(client):
+    with pytest.raises(NoSuchFlag, match="nothing to restore"):
+        flagset.restore(client, who="ana", why="mend")
 
 
 def test_a_broken_document_can_be_written_over_but_not_edited(client):

@@ -14,6 +14,7 @@ from bottle import Bottle, HTTPError, HTTPResponse, request
 
 from product import __version__, config, items, page
 from product.config import Config, ConfigError
+from product.flags import COOKIE, COOKIE_SECONDS, Features, Flags, visitor_of
 from product.items import Change, Conflict, NoSuchItem, Refused
 from product.page import Draft
 from product.store import Store, Unavailable
@@ -29,6 +30,8 @@ RETRY_AFTER = 1
 
 NOT_SAVED = "Not saved: the shared list is out of reach. Your text is still here; try again soon."
 
+SWITCHED_OFF = "changes are switched off for the moment (flag disable_set); reading goes on"
+
 ITEM = f"<item_id:re:[0-9]{{1,{items.MAX_ID_DIGITS}}}>"
 
 COMMON_HEADERS = {
@@ -41,6 +44,15 @@ COMMON_HEADERS = {
 Form = dict[str, str]
 
 
+class SwitchedOff(Refused):
+    """An operator has switched changes off."""
+
+    status = 403
+
+    def __init__(self) -> None:
+        super().__init__(f"list: {SWITCHED_OFF}")
+
+
 class BadBody(Refused):
     """The request body cannot be read."""
 
@@ -49,20 +61,23 @@ class BadBody(Refused):
         self.status = status
 
 
-def create_app(settings: Config, store: Store | None = None) -> Bottle:
-    """The WSGI application over one store, by default the one that ``settings`` names, started."""
+def create_app(settings: Config, store: Store | None = None, flags: Flags | None = None) -> Bottle:
+    """The WSGI application over one store and its flags, by default those that ``settings`` names, started."""
     if store is None:
         store = Store(settings.redis, settings.state_dir)
         store.start()
+    if flags is None:
+        flags = Flags(settings)
+        flags.start()
     app = Bottle()
     app.default_error_handler = _error
-    _probes(app, settings, store)
-    _api(app, store)
-    _pages(app, settings, store)
+    _probes(app, settings, store, flags)
+    _api(app, store, flags)
+    _pages(app, settings, store, flags)
     return app
 
 
-def _probes(app: Bottle, settings: Config, store: Store) -> None:
+def _probes(app: Bottle, settings: Config, store: Store, flags: Flags) -> None:
     identity = {"release": settings.release, "instance": settings.instance, "pool": settings.pool}
 
     @app.get("/health")
@@ -74,12 +89,15 @@ def _probes(app: Bottle, settings: Config, store: Store) -> None:
         """
         up = store.ping(HEALTH_BUDGET)
         known = store.known
+        following = flags.status
+        well = up and store.trouble is None and following == "READY"
         return _json(
             {
-                "status": "ok" if up and store.trouble is None else "degraded",
+                "status": "ok" if well else "degraded",
                 "redis": "up" if up else "down",
                 "list": {"items": len(known.items), "as_of": round(known.as_of, 3)} if known else None,
                 "snapshot": store.disk_trouble or "ok",
+                "flags": following,
                 **identity,
             }
         )
@@ -89,13 +107,22 @@ def _probes(app: Bottle, settings: Config, store: Store) -> None:
         return _json({**identity, "product": __version__, "python": platform.python_version()})
 
 
-def _api(app: Bottle, store: Store) -> None:
+def _api(app: Bottle, store: Store, flags: Flags) -> None:
+    def answer(work: Callable[[], HTTPResponse]) -> HTTPResponse:
+        """Do what writes, unless an operator has switched that off."""
+
+        def guarded() -> HTTPResponse:
+            _guard(_features(flags))
+            return work()
+
+        return _answer_json(guarded)
+
     @app.get("/api/items")
     def show_all() -> HTTPResponse:
         reading = store.read()
         if reading.listing is None:
             return _unavailable_json("no list to show: Redis is away and this instance has no copy yet")
-        tag = page.mark(reading)
+        tag = page.mark(reading, _features(flags))
         if request.get_header("If-None-Match") == tag:
             return HTTPResponse(status=304, headers={**COMMON_HEADERS, "ETag": tag})
         return _json(
@@ -124,11 +151,11 @@ def _api(app: Bottle, store: Store) -> None:
             item = store.add(items.new_title(_read_json()), key)
             return _json(item.as_json(), 201, {"Location": f"/api/items/{item.id}"})
 
-        return _answer_json(work)
+        return answer(work)
 
     @app.route(f"/api/items/{ITEM}", method="PATCH")
     def change(item_id: str) -> HTTPResponse:
-        return _answer_json(lambda: _json(store.change(int(item_id), items.change(_read_json())).as_json()))
+        return answer(lambda: _json(store.change(int(item_id), items.change(_read_json())).as_json()))
 
     @app.delete(f"/api/items/{ITEM}")
     def remove(item_id: str) -> HTTPResponse:
@@ -136,31 +163,41 @@ def _api(app: Bottle, store: Store) -> None:
             store.remove(int(item_id))
             return HTTPResponse(status=204, headers=COMMON_HEADERS)
 
-        return _answer_json(work)
+        return answer(work)
 
 
-def _pages(app: Bottle, settings: Config, store: Store) -> None:
+def _pages(app: Bottle, settings: Config, store: Store, flags: Flags) -> None:
     def show(draft: Draft, status: int = 200) -> HTTPResponse:
         reading = store.read()
+        visitor = visitor_of(request.cookies)
+        new = visitor is None
+        visitor = visitor or secrets.token_urlsafe(16)
+        features = flags.features(visitor)
         if reading.listing is None:
             status = 503
         elif draft.editing and all(item.id != draft.editing for item in reading.listing.items):
             # The item went away while its text was typed: the text moves into the field for a new item.
             draft = replace(draft, editing=None, typed=draft.edit_text or draft.typed)
-        headers = {"Content-Security-Policy": page.SECURITY_POLICY}
+        headers = {"Content-Security-Policy": page.security_policy(features)}
         if status == 503:
             headers["Retry-After"] = str(RETRY_AFTER)
-        return HTTPResponse(
-            page.render(settings, reading, draft),
+        answer = HTTPResponse(
+            page.render(settings, reading, draft, features),
             status,
             {**COMMON_HEADERS, **headers, "Content-Type": "text/html; charset=utf-8"},
         )
+        if new:
+            answer.set_cookie(
+                COOKIE, visitor, max_age=COOKIE_SECONDS, path="/", httponly=True, samesite="lax"
+            )
+        return answer
 
     def submit(work: Callable[[Form], str], draft: Callable[[Form], Draft]) -> HTTPResponse:
         """Do what a form asks and send the browser on, or show the page again with text and reason."""
         form: Form = {}
         try:
             form = _read_form()
+            _guard(_features(flags))
             return HTTPResponse(status=303, headers={**COMMON_HEADERS, "Location": work(form)})
         except Conflict as conflict:
             current = conflict.current
@@ -175,6 +212,13 @@ def _pages(app: Bottle, settings: Config, store: Store) -> None:
 
     def plain(form: Form) -> Draft:
         return Draft(_new_key())
+
+    @app.get("/getPic")
+    def picture() -> HTTPResponse:
+        """The picture, or nothing while the flag hides it."""
+        if not _features(flags).show_picture:
+            return HTTPResponse(status=204, headers=COMMON_HEADERS)
+        return HTTPResponse(page.PICTURE, 200, {**COMMON_HEADERS, "Content-Type": "image/svg+xml"})
 
     @app.get("/")
     def home() -> HTTPResponse:
@@ -229,6 +273,21 @@ def _pages(app: Bottle, settings: Config, store: Store) -> None:
         return submit(lambda form: f"/#item-{store.restore(int(item_id)).id}", plain)
 
 
+def _features(flags: Flags) -> Features:
+    """What the flags say for whoever sent this request."""
+    return flags.features(visitor_of(request.cookies))
+
+
+def _guard(features: Features) -> None:
+    """Let a write pass.
+
+    Raises:
+        SwitchedOff: the flag ``disable_set`` is on.
+    """
+    if features.disable_set:
+        raise SwitchedOff
+
+
 def _answer_json(work: Callable[[], HTTPResponse]) -> HTTPResponse:
     try:
         return work()
@@ -258,7 +317,7 @@ def _json(document: object, status: int = 200, headers: dict[str, str] | None = 
 def _error(error: HTTPError) -> str:
     """What no route answers: one line, as JSON to programs and as text to people."""
     known = {
-        404: f"{request.path[:80]!r}: no such page; there are /, /api/items, /health and /version",
+        404: f"{request.path[:80]!r}: no such page; there are /, /getPic, /api/items, /health and /version",
         405: f"{request.method}: not allowed here; {request.path[:80]!r} takes {error.get_header('Allow')}",
         500: "the request failed inside the product; its log says why",
     }

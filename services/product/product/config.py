@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 DEFAULT_PATH = "/etc/product/config.json"
@@ -20,7 +20,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """Where the shared list lives. The first address is the primary, the only one the product talks to."""
+    """Where the shared list and the flags live. The first address is the primary, which alone takes writes."""
 
     addresses: tuple[tuple[str, int], ...]
     username: str | None = None
@@ -29,9 +29,13 @@ class RedisSettings:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that differs from one running instance to the next."""
+    """Everything that differs from one running instance to the next.
+
+    ``flags`` are the same servers, entered as whoever may read the flags.
+    """
 
     redis: RedisSettings
+    flags: RedisSettings
     instance: str
     pool: str
     state_dir: Path
@@ -80,8 +84,18 @@ def parse(document: object, release: str = "dev") -> Config:
         raise ConfigError(
             f"PRODUCT_RELEASE: {release!r} is not a release id; it is 1 to 64 of a-z, 0-9, '.', '-' and '_'"
         )
-    settings = RedisSettings(_addresses(redis), _optional(redis, "username"), _optional(redis, "password"))
-    return Config(settings, instance, pool, state_dir, release)
+    settings = RedisSettings(
+        _addresses(redis), _optional(redis, "redis.username"), _optional(redis, "redis.password")
+    )
+    flags = settings
+    if "flags" in top:
+        login = _mapping(top["flags"], "flags")
+        flags = replace(
+            settings,
+            username=_optional(login, "flags.username"),
+            password=_optional(login, "flags.password"),
+        )
+    return Config(settings, flags, instance, pool, state_dir, release)
 
 
 def _addresses(redis: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
@@ -116,10 +130,10 @@ def _text(value: object, where: str) -> str:
     return value
 
 
-def _optional(redis: Mapping[str, object], key: str) -> str | None:
-    value = redis.get(key)
+def _optional(section: Mapping[str, object], where: str) -> str | None:
+    value = section.get(where.rpartition(".")[2])
     if value is not None and not isinstance(value, str):
-        raise ConfigError(f"redis.{key}: {_kind(value)} where a string is needed")
+        raise ConfigError(f"{where}: {_kind(value)} where a string is needed")
     return value or None
 
 

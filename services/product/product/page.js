@@ -19,11 +19,19 @@
     // Focus is set below; the attribute is for browsers without script.
     for (const field of next.querySelectorAll("[autofocus]")) field.removeAttribute("autofocus");
     const focused = document.activeElement && document.activeElement.id;
-    for (const id of ["notice", "list", "served"]) {
+    for (const id of ["top", "notice", "picture", "list", "served"]) {
       const fresh = next.getElementById(id);
       byId(id).replaceChildren(...fresh.childNodes);
       Object.assign(byId(id).dataset, fresh.dataset);
     }
+    // What the flags say of the whole page. The text being typed is never touched.
+    document.title = next.title;
+    document.body.className = next.body.className;
+    for (const scheme of ["light", "dark"]) {
+      document.documentElement.style.setProperty("--ink-" + scheme, next.body.getAttribute("data-ink-" + scheme));
+    }
+    byId("title").readOnly = next.getElementById("title").readOnly;
+    byId("save").disabled = next.getElementById("save").disabled;
     const editor = document.querySelector(".editing input[name=title]");
     const target = editor || byId("undo") || byId(focused);
     if (target) target.focus();

@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import itertools
 import json
 import os
 import signal
@@ -17,10 +18,14 @@ from urllib.parse import urlencode
 import psutil
 import pytest
 import redis
-from product.config import RedisSettings
+from openfeature_redis import flagset
+from product.config import Config, RedisSettings
+from product.flags import Flags
 from product.store import Store
 
 HERE = Path(__file__).parent
+# OpenFeature keeps its providers by domain for the whole process.
+DOMAINS = itertools.count()
 
 
 def free_port() -> int:
@@ -122,6 +127,42 @@ def make_store(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[.
         store.close()
 
 
+@pytest.fixture
+def make_flags(redis_server: RedisServer, tmp_path: Path) -> Iterator[Callable[..., Flags]]:
+    """Makes started flags over the test's Redis, each as if on a machine of its own."""
+    made: list[Flags] = []
+
+    def make(name: str = "state") -> Flags:
+        servers = redis_server.settings
+        config = Config(servers, servers, "prod1", "prod", tmp_path / name, "r1")
+        flags = Flags(config, domain=f"test-{next(DOMAINS)}")
+        flags.start()
+        made.append(flags)
+        return flags
+
+    yield make
+    for flags in made:
+        flags.close()
+
+
+@pytest.fixture
+def set_flags(redis_server: RedisServer) -> Callable[..., None]:
+    """Write flags whose default variant has the value given; a whole definition is written as it is."""
+
+    def write(**values: object) -> None:
+        document = {
+            "flags": {
+                key: value
+                if isinstance(value, dict)
+                else {"state": "ENABLED", "variants": {"set": value}, "defaultVariant": "set"}
+                for key, value in values.items()
+            }
+        }
+        flagset.write(redis_server.client, document, who="test", why="test")
+
+    return write
+
+
 @dataclass
 class Answer:
     """What came back over HTTP."""
@@ -190,7 +231,7 @@ class Product:
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": str(HERE.parent),
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE.parents[1] / "flags" / "src")]),
             "PRODUCT_CONFIG": str(self.folder / "config.json"),
             "PRODUCT_RELEASE": "r1",
             "PRODUCT_BIND": f"127.0.0.1:{self.port}",
@@ -254,9 +295,12 @@ class Product:
 
     def end(self) -> None:
         if self.process and self.process.poll() is None:
+            # Listed first: once the master is gone its worker is nobody's child, and serves on for a moment.
+            workers = psutil.Process(self.process.pid).children()
             self.process.kill()
-            for child in psutil.Process(self.process.pid).children():
-                child.kill()
+            for worker in workers:
+                worker.kill()
+            psutil.wait_procs(workers)
             self.process.wait()
 
 

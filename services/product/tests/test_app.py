@@ -14,10 +14,15 @@ pytestmark = pytest.mark.functional
 
 
 @pytest.fixture
-def call(make_store, redis_server, caller):
+def config(redis_server):
+    """An instance's configuration."""
+    return Config(redis_server.settings, redis_server.settings, "prod1", "prod", Path("/unused"), "r1")
+
+
+@pytest.fixture
+def call(config, make_store, make_flags, caller):
     """The application over the test's Redis, called in this process."""
-    config = Config(redis_server.settings, "prod1", "prod", Path("/unused"), "r1")
-    return caller(create_app(config, make_store()))
+    return caller(create_app(config, make_store(), make_flags()))
 
 
 def test_an_item_lives_its_life_through_the_api(call):
@@ -210,10 +215,11 @@ def test_without_redis_the_page_serves_the_last_known_list_and_keeps_what_was_ty
     assert call.form("/items", title="Walk <far>", key="k2").status == 303
 
 
-def test_without_redis_and_without_a_copy_the_product_says_so(make_store, redis_server, caller):
+def test_without_redis_and_without_a_copy_the_product_says_so(
+    config, make_store, make_flags, redis_server, caller
+):
     redis_server.kill()
-    config = Config(redis_server.settings, "prod1", "prod", Path("/unused"), "r1")
-    call = caller(create_app(config, make_store()))
+    call = caller(create_app(config, make_store(), make_flags()))
     page = call("GET", "/")
     assert page.status == 503
     assert "There is no copy of it here yet" in page.text

@@ -23,7 +23,13 @@ def test_a_good_file_becomes_a_value(tmp_path):
     path.write_text(json.dumps({**GOOD, "sentinel": {"service": "saltern"}}))
     loaded = config.load({"PRODUCT_CONFIG": str(path), "PRODUCT_RELEASE": "20250101.abc"})
     settings = RedisSettings((("10.213.0.11", 6379), ("fd00::2", 6380)), "product", "salt")
-    assert loaded == Config(settings, "prod1", "prod", Path("/var/lib/product"), "20250101.abc")
+    assert loaded == Config(settings, settings, "prod1", "prod", Path("/var/lib/product"), "20250101.abc")
+
+
+def test_the_flags_are_read_from_the_same_servers_as_somebody_else():
+    loaded = config.parse({**GOOD, "flags": {"username": "flags-reader", "password": "pepper"}})
+    assert loaded.flags == RedisSettings(loaded.redis.addresses, "flags-reader", "pepper")
+    assert "pepper" not in repr(loaded)
 
 
 def test_the_release_is_dev_when_nobody_names_one():
@@ -46,6 +52,9 @@ def test_the_password_is_never_shown():
         (["redis", "addresses"], ["a:0"], "redis.addresses[0]"),
         (["redis", "password"], ["hunter2"], "redis.password: a list"),
         (["redis", "username"], 1, "redis.username: a number"),
+        (["flags"], [], "flags: a list"),
+        (["flags"], {"username": 7}, "flags.username: a number"),
+        (["flags"], {"password": ["hunter2"]}, "flags.password: a list"),
         (["instance"], "*", "instance: '*'"),
         (["instance"], "", "instance: an empty string"),
         (["instance"], "prod1\n", "instance: 'prod1\\n'"),

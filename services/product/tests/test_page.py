@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from product import page
 from product.config import Config, RedisSettings
+from product.flags import DEFAULT, Features
 from product.items import Item
 from product.page import Draft
 from product.snapshot import Listing
@@ -18,8 +20,10 @@ from product.store import Reading
 
 pytestmark = pytest.mark.unit
 
-CONFIG = Config(RedisSettings((("h", 1),)), "staging1", "canary", Path("/x"), "r7")
+SERVERS = RedisSettings((("h", 1),))
+CONFIG = Config(SERVERS, SERVERS, "staging1", "canary", Path("/x"), "r7")
 VOID = {"meta", "link", "input"}
+EVERYTHING = Features("red", True, True, "Sea & more", True)
 
 
 class Reader(HTMLParser):
@@ -45,6 +49,10 @@ class Reader(HTMLParser):
         for _, name in self.open:
             self.texts[name] = self.texts.get(name, "") + data
 
+    @property
+    def body(self) -> dict[str, str | None]:
+        return dict(self.tags)["body"]
+
     def find(self, **wanted: str) -> list[dict[str, str | None]]:
         return [found for _, found in self.tags if wanted.items() <= found.items()]
 
@@ -54,8 +62,8 @@ def listed(*titles: str, live: bool = True) -> Reading:
     return Reading(Listing(made, "ab12", 1_700_000_000.0), live)
 
 
-def read(reading: Reading, **draft: object) -> Reader:
-    return Reader(page.render(CONFIG, reading, Draft("k1", **draft)))
+def read(reading: Reading, features: Features = DEFAULT, **draft: object) -> Reader:
+    return Reader(page.render(CONFIG, reading, Draft("k1", **draft), features))
 
 
 hostile = st.one_of(
@@ -135,12 +143,14 @@ def test_ids_are_unique_and_every_field_and_button_has_a_name():
         assert {"aria-label", "aria-labelledby"} & set(button) or button["class"] in ("primary", "plain")
 
 
-def test_the_policy_allows_exactly_the_style_and_script_on_the_page():
-    html = page.render(CONFIG, listed("a"), Draft("k1"))
+@pytest.mark.parametrize("features", [DEFAULT, Features(font_color="#08f"), EVERYTHING])
+def test_the_policy_allows_exactly_the_styles_and_the_script_on_the_page(features):
+    html = page.render(CONFIG, listed("a"), Draft("k1"), features)
+    policy = dict(part.split(" ", 1) for part in page.security_policy(features).split("; "))
     for tag, directive in (("style", "style-src"), ("script", "script-src")):
-        (block,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(block.encode()).digest()).decode()
-        assert f"{directive} 'sha256-{digest}'" in page.SECURITY_POLICY
+        blocks = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        digests = [base64.b64encode(hashlib.sha256(block.encode()).digest()).decode() for block in blocks]
+        assert policy[directive] == " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
 def test_the_page_asks_nobody_else_for_anything():
@@ -149,8 +159,65 @@ def test_the_page_asks_nobody_else_for_anything():
             assert re.match(r"/(?!/)|data:|None", str(attributes.get(name)))
 
 
-def test_the_mark_differs_when_the_list_or_the_notice_does():
+def test_the_mark_differs_when_the_list_the_notice_or_the_look_does():
     one = listed("a")
-    marks = {page.mark(one), page.mark(Reading(one.listing, False)), page.mark(Reading(None, False))}
-    marks.add(page.mark(Reading(Listing((), "cd34", 0.0), True)))
-    assert len(marks) == 4
+    readings = [
+        one,
+        Reading(one.listing, False),
+        Reading(None, False),
+        Reading(Listing((), "cd34", 0.0), True),
+    ]
+    looks = [
+        DEFAULT,
+        EVERYTHING,
+        *(replace(DEFAULT, **{name: value}) for name, value in vars(EVERYTHING).items()),
+    ]
+    marks = {page.mark(reading, features) for reading in readings for features in looks}
+    assert len(marks) == len(readings) * len(looks)
+
+
+def test_the_title_and_the_layout_are_what_the_flags_say():
+    plain, other = read(listed("a")), read(listed("a"), EVERYTHING)
+    assert (plain.texts["top"].split("\n")[1].strip(), plain.body["class"]) == ("Bucket list", "narrow")
+    assert (other.texts["top"].split("\n")[1].strip(), other.body["class"]) == ("Sea & more", "wide")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shown"),
+    [
+        ("", "Bucket list"),
+        (" \n ", "Bucket list"),
+        ("a\tb\nc", "a b c"),
+        ("x" * 80, "x" * 80),
+        ("x" * 81, "x" * 79 + "…"),
+    ],
+)
+def test_a_title_is_one_line_that_fits(wanted, shown):
+    assert page.site_title(replace(DEFAULT, site_title=wanted)) == shown
+
+
+@given(title=hostile, colour=hostile)
+def test_no_text_of_an_operator_becomes_markup(title, colour):
+    wanted = replace(EVERYTHING, site_title=title, font_color=colour)
+    found = read(listed("a", "b"), wanted)
+    assert [tag for tag, _ in found.tags] == [tag for tag, _ in read(listed("a", "b"), EVERYTHING).tags]
+    assert found.body["data-ink-light"] in (page.INK["light"], *page.inks(colour))
+
+
+def test_a_closed_list_says_so_and_offers_nothing_that_would_be_refused():
+    found = read(listed("a", "b"), replace(DEFAULT, disable_set=True), typed="half a tho", deleted=7)
+    assert "The list is closed for changes." in found.texts["notice"]
+    buttons = [attributes for tag, attributes in found.tags if tag == "button"]
+    assert len(buttons) == 6 and all("disabled" in attributes for attributes in buttons)
+    assert not [attributes for tag, attributes in found.tags if tag == "a"]
+    (field,) = found.find(id="title")
+    assert "readonly" in field and field["value"] == "half a tho"
+    open_list = read(listed("a", "b"), deleted=7)
+    assert not [attributes for _, attributes in open_list.tags if {"disabled", "readonly"} & set(attributes)]
+    assert "closed" not in open_list.texts["notice"]
+
+
+def test_the_picture_is_there_or_not():
+    assert not [tag for tag, attributes in read(listed()).tags if attributes.get("role") == "img"]
+    (shown,) = read(listed(), replace(DEFAULT, show_picture=True)).find(role="img")
+    assert shown["aria-label"] == "A small boat on the sea at sunset"

@@ -60,6 +60,10 @@ class Conflict(RuntimeError):
     """Somebody else wrote in between; nothing was written."""
 
 
+class Unrecorded(Conflict):
+    """The set is not the one the history ends with: it was written past this module."""
+
+
 class Unconfirmed(RuntimeError):
     """Written on the primary, but fewer replicas than asked for confirmed it in time."""
 
@@ -318,7 +322,7 @@ def undo(
 
     The undoing is a change like any other: it is in the history and can itself be undone. A set that was
     written past this module since then (by redis-cli, say) is not overwritten. Raises NoSuchFlag when there
-    is nothing to undo, and what `write` raises.
+    is nothing to undo, Unrecorded for such a set, and what `write` raises.
     """
     # the history is trimmed in whole blocks, so there may be somewhat more than HISTORY_LENGTH
     count = 1 if revision is None else HISTORY_LENGTH * 2
@@ -327,8 +331,9 @@ def undo(
         raise NoSuchFlag("flags: nothing has been changed yet, so there is nothing to undo")
     seen = read(client, names)
     if seen.text != found[0]["after"]:
-        raise Conflict(
-            "flags: the set is not the one the newest change made, so undoing would lose somebody's edit"
+        raise Unrecorded(
+            "flags: the set is not the one the newest change made, so undoing would lose somebody's edit; "
+            "`restore` takes that edit back"
         )
     target = next((entry for entry in found if revision in (None, int(entry["revision"]))), None)
     if target is None:
@@ -337,6 +342,19 @@ def undo(
     before = parse(target["before"] if target["existed"] == "1" else EMPTY)
     reason = why or f"undo of revision {target['revision']} ({target['why']})"
     return write(client, before, who=who, why=reason, expected=seen, names=names, confirm=confirm)
+
+
+def restore(
+    client: redis.Redis, *, who: str, why: str, names: Names = NAMES, confirm: Confirm | None = None
+) -> Change:
+    """Write the set that the newest change made once more, over whatever was written past this module since.
+
+    It mends a document that is no flag set. Raises NoSuchFlag when there was no change yet, and what `write` raises.
+    """
+    found = [fields for _, fields in _entries(client, names, 1)]
+    if not found:
+        raise NoSuchFlag("flags: nothing has been changed yet, so there is nothing to restore")
+    return write(client, parse(found[0]["after"]), who=who, why=why, names=names, confirm=confirm)
 
 
 def _edit(
