@@ -25,7 +25,7 @@ from typing import Any
 
 import redis
 
-from saltern import events, healing, scaling
+from saltern import events, healing, rejections, scaling
 from saltern.errors import SalternError
 from saltern.fleet import MACHINE_ID, role_of
 from saltern.intents import Intent, IntentError, Queue
@@ -274,6 +274,7 @@ class Conductor:
         for (machine, why), count in rejected.items():
             subject = machine if MACHINE_ID.match(machine) else "?"
             self.registry.note("event.rejected", subject, {"why": why, "count": count}, by=WHO)
+            rejections.report(self.client, f"{count} events", machine, why)
             with self._lock:
                 del self._rejected[machine, why]
 
