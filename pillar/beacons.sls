@@ -15,6 +15,9 @@ beacons:
     - refresh: 30
     # systemd services whose use does not count. Salt's own: a state that is being applied is no overload.
     - ignore: [salt-minion]
+    # Whether it counts as use, too, that programs wait for a processor that the limit allows and the host does not give:
+    # on a host that promised more than it has, a busy machine uses little. A machine that is no container has no such.
+    - waiting: true
     - roles: {}
 
   memory:

@@ -401,7 +401,7 @@ class Conductor:
                 self._name(intent),
                 f"{self._name(intent)} was given up after {attempts} attempts: {error}",
                 severity="critical",
-                done="what it had begun was taken back" if kind.undo else "nothing more",
+                done=kind.undone,
                 cause=intent.journal,
             )
         )
@@ -580,6 +580,10 @@ class Conductor:
             )
             about.pop("cause")
             self.queue.put(Intent("alert", state.instances[id_].pool, about, f"alert:lost:{id_}", "", WHO))
+        for id_ in decision.back:
+            about = asdict(Alarm("MachineLost", id_, f"{id_} serves again", firing=False))
+            about.pop("cause")
+            self.queue.put(Intent("alert", state.instances[id_].pool, about, f"alert:back:{id_}", "", WHO))
         if decision.memory != memory:
             # After the queue: what is queued twice is one, what is not queued would be forgotten.
             self.client.set(HEALING, json.dumps(decision.memory.to_data()))

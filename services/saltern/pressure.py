@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any
 
-DEFAULTS = {"high": 50.0, "low": 40.0, "for": 2, "clear": 5, "refresh": 30.0, "ignore": ()}
-"""Percent, percent, samples, samples, seconds, services whose use does not count."""
+DEFAULTS = {"high": 50.0, "low": 40.0, "for": 2, "clear": 5, "refresh": 30.0, "ignore": (), "waiting": True}
+"""Percent, percent, samples, samples, seconds, services whose use does not count, whether waiting counts as use."""
 OK_REPEATS = 3
 """How often the end of a pressure is said again: a listener that hears none of four was away for long."""
 OURS = frozenset(
@@ -51,6 +51,8 @@ def settings(config: object, machine: str) -> dict[str, Any]:
         isinstance(s, str) for s in wanted["ignore"]
     ):
         raise ValueError(f"ignore: {wanted['ignore']!r} is not a list of services")
+    if not isinstance(wanted["waiting"], bool):
+        raise ValueError(f"waiting: {wanted['waiting']!r} is not true or false")
     if wanted["low"] > wanted["high"]:
         raise ValueError(f"low: {wanted['low']} is above high, {wanted['high']}; it must not be")
     return wanted

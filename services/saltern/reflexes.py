@@ -97,7 +97,9 @@ def _of(values: Mapping[str, Any]) -> str:
     if "cpus" not in values:
         return ""
     cpus = _number(values["cpus"])
-    return f"of {cpus:g} processor{'' if cpus == 1 else 's'}"
+    waiting = _number(values.get("waiting"))
+    lacking = f", {waiting:g} % of it waited for" if waiting >= 1 else ""
+    return f"of {cpus:g} processor{'' if cpus == 1 else 's'}{lacking}"
 
 
 def _number(value: object) -> float:

@@ -13,7 +13,8 @@ from fleet_commands import NAME, REPOSITORY, SUBNET, Live, saltern
 
 # What keeps the fleet from acting on the load that the tests themselves make: reflexes have tests of their own.
 CALM = {
-    "beacons.sls": [("high: 50", "high: 100")],
+    # Never: an hour of samples. That a processor is wanted by more than there are is no news here.
+    "beacons.sls": [("high: 50", "high: 100"), ("for: 2", "for: 3600")],
     "scaling.sls": [("auto: true", "auto: false")],
 }
 

@@ -93,6 +93,7 @@ def test_a_refresh_forgets_neither_that_it_is_high_nor_when_it_was_said():
         ([{"roles": {"prod": {"high": 80}}}], {"high": 50}),
         ([{"interval": 5}, {"_beacon_name": "cpu"}, {"enabled": True}], {}),
         ([{"ignore": ["salt-minion"]}], {"ignore": ["salt-minion"]}),
+        ([{"waiting": False}], {"waiting": False}),
     ],
 )
 def test_settings_are_defaults_then_the_configuration_then_the_roles(config, expected):
@@ -116,6 +117,7 @@ def test_settings_are_defaults_then_the_configuration_then_the_roles(config, exp
         ([{"clear": None}], "clear: None is not a number of samples"),
         ([{"refresh": 0}], "refresh: 0 is not a number from 1"),
         ([{"ignore": "salt-minion"}], "ignore: 'salt-minion' is not a list"),
+        ([{"waiting": 1}], "waiting: 1 is not true or false"),
         ([{"roles": ["staging"]}], "roles: not a table"),
         ([{"roles": {"staging": 5}}], "roles: not a table"),
         ([{"roles": {"staging": {"low": 51}}}], "low: 51 is above high"),
