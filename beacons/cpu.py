@@ -13,7 +13,8 @@ that its limit allows and the host did not give. ``cpu/blind`` says, once, that 
         - low: 40        # per cent
         - for: 2         # samples, one a second, at or above high
         - clear: 5       # samples below low
-        - refresh: 30    # seconds
+        - refresh: 30    # seconds, while it is high
+        - calm: 60       # seconds, while it is not
         - ignore: [salt-minion]
         - waiting: true
         - roles:

@@ -13,6 +13,8 @@ beacons:
     - clear: 5
     # Seconds between saying again that it is still high, so that a lost event is made up for.
     - refresh: 30
+    # Seconds between saying how it is while all is well: what scaling in and giving back memory are decided on.
+    - calm: 60
     # systemd services whose use does not count. Salt's own: a state that is being applied is no overload.
     - ignore: [salt-minion]
     # Whether it counts as use, too, that programs wait for a processor that the limit allows and the host does not give:
@@ -27,4 +29,5 @@ beacons:
     - for: 2
     - clear: 5
     - refresh: 30
+    - calm: 60
     - roles: {}

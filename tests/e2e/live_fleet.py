@@ -16,6 +16,8 @@ CALM = {
     # Never: an hour of samples. That a processor is wanted by more than there are is no news here.
     "beacons.sls": [("high: 50", "high: 100"), ("for: 2", "for: 3600")],
     "scaling.sls": [("auto: true", "auto: false")],
+    # What joins a mail, or ends it, is told soon.
+    "ops.sls": [("group_interval: 30", "group_interval: 2")],
 }
 
 

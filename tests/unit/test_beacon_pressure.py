@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from saltern import pressure
 from saltern.pressure import OK_REPEATS, fresh, restored, settings, step
 
-WANTED = {**pressure.DEFAULTS, "for": 2, "clear": 3, "refresh": 10.0}
+WANTED = {**pressure.DEFAULTS, "for": 2, "clear": 3, "refresh": 10.0, "calm": 86400.0}
 
 
 def said(
@@ -42,6 +42,16 @@ def said(
 )
 def test_samples_make_edges(samples, edges):
     assert said(samples) == edges
+
+
+def test_while_all_is_well_it_is_said_now_and_then_how_it_is():
+    wanted = {**WANTED, "calm": 20.0}
+    state, told = pressure.fresh(), []
+    for now in range(1000, 1070):
+        state, edge = pressure.step(state, 1.0 if now != 1040 else 90.0, now, wanted)
+        told += [(now, edge)] if edge else []
+    # At once, and then every 20 s, but not with a figure that may be about to be high.
+    assert told == [(1000, "ok"), (1020, "ok"), (1041, "ok"), (1061, "ok")]
 
 
 def test_an_end_is_said_again_a_few_times_and_then_no_more():
