@@ -138,7 +138,7 @@ class Plant:
         found = (a for a in self.alerts.all() if (a.name, a.subject) == (name, subject) and a.at(now).firing)
         return next(found, None)
 
-    def journal(self, kind: str, since: float, **fields: object) -> list[dict[str, Any]]:
+    def journal(self, kind: str, since: float, /, **fields: object) -> list[dict[str, Any]]:
         """Lines of a kind, oldest first, with what they tell of; `fields` must be among that."""
         lines = []
         for id_, line in self.registry.client.xrange(JOURNAL, min=int(since * 1000)):
@@ -214,6 +214,29 @@ def bus(fleet: Fleet) -> Iterator[Any]:
     ) as event:
         event.fire_event({}, "saltern/hands")  # the first one opens the connection
         yield event
+
+
+@contextmanager
+def reactions(fleet: Fleet, function: str) -> Iterator[Callable[[float], dict[str, Any]]]:
+    """What a function that reactors call answers from now on: each call waits so many seconds for the next answer."""
+    import salt.config
+    import salt.utils.event
+
+    options = salt.config.master_config(str(fleet.etc / "master"))
+    with salt.utils.event.get_event(
+        "master", opts=options, sock_dir=options["sock_dir"], listen=True
+    ) as source:
+        source.get_event(wait=0.2, full=True)  # connects
+
+        def heard(seconds: float) -> dict[str, Any]:
+            end = time.monotonic() + seconds
+            while (left := end - time.monotonic()) > 0:
+                event = source.get_event(wait=left, full=True)
+                if event and event["tag"].endswith("/ret") and event["data"].get("fun") == function:
+                    return event["data"]
+            raise RuntimeError(f"{function} did not answer within {seconds:g} s")
+
+        yield heard
 
 
 def said(
