@@ -258,7 +258,7 @@ def test_overloaded_production_grows_by_a_machine_and_gives_the_youngest_up_when
         "out": {"window_s": 0, "cooldown_s": 5, "steps": [{"machines": 1, "period_s": 5}]},
         "in": {"window_s": 1, "cooldown_s": 5, "steps": [{"machines": 1, "period_s": 5}]},
     }  # fmt: skip
-    machines = ",".join([*PRODUCTION, "proxy1"])
+    machines = ",".join(PRODUCTION)
     with plant.set(
         machines, beacons={"cpu": felt("prod", ignore=["salt-minion"])}, scaling={"pools": {"prod": pool}}
     ):
