@@ -33,7 +33,9 @@ log = logging.getLogger("saltern.reacting")
 TAG = re.compile(r"salt/beacon/[^/]+/(cpu|memory)/(high|ok|blind)\Z")
 LISTEN_SECONDS = 0.2
 GATHER_SECONDS = 0.1
-"""What is said within this is told together; by then HAProxy has been told of the canary."""
+"""Quiet before alerts are written: by then HAProxy has been told of the canary, and what matters in a storm is heard."""
+STORM_SECONDS = 1.0
+"""But not longer than this."""
 AGAIN_SECONDS = 1.0
 """Until what could not be written is tried again."""
 MOST_REJECTED = 100
@@ -133,9 +135,10 @@ class Reflexes:
         if not self._wake.wait(seconds) and not self._edges and not self._rejected:
             return
         self._turn_off()
-        end = time.monotonic() + GATHER_SECONDS
-        while (left := end - time.monotonic()) > 0 and not self._stopping:
-            self._wake.wait(left)
+        end = time.monotonic() + STORM_SECONDS
+        while not self._stopping and (left := end - time.monotonic()) > 0:
+            if not self._wake.wait(min(GATHER_SECONDS, left)):
+                break
             self._turn_off()
         self._tell()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ CALM = {
 
 def calm_pillar(folder: Path) -> Path:
     """A copy of the pillar with which nothing happens by itself."""
+    shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(REPOSITORY / "pillar", folder)
     for name, changes in CALM.items():
         text = (folder / name).read_text()
@@ -39,7 +41,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     if os.geteuid() != 0:
         message = "a fleet needs root"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    pillar = calm_pillar(tmp_path_factory.mktemp("pillar") / "pillar")
+    # Where it stays for as long as the fleet does: pytest clears its own folders away after a few runs.
+    pillar = calm_pillar(Path(tempfile.gettempdir()) / f"saltern-pillar-{NAME}")
     done = saltern("up", "--fleet", NAME, "--subnet", SUBNET, "--pillar", str(pillar), timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     status = json.loads(saltern("status", "--fleet", NAME, "--json").stdout)
@@ -50,3 +53,4 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     if not os.environ.get("SALTERN_E2E_KEEP"):
         done = saltern("down", "--fleet", NAME)
         assert done.returncode == 0, done.stderr
+        shutil.rmtree(pillar)
