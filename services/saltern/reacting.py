@@ -33,7 +33,7 @@ log = logging.getLogger("saltern.reacting")
 TAG = re.compile(r"salt/beacon/[^/]+/(cpu|memory)/(high|ok|blind)\Z")
 LISTEN_SECONDS = 0.2
 GATHER_SECONDS = 0.1
-"""Quiet before alerts are written: by then HAProxy has been told of the canary, and what matters in a storm is heard."""
+"""Quiet before alerts are written: HAProxy has been told of the canary by then, and a storm has been heard."""
 STORM_SECONDS = 1.0
 """But not longer than this."""
 AGAIN_SECONDS = 1.0
