@@ -12,7 +12,8 @@ dropped. ``memory/blind`` says, once, that the figures cannot be read.
         - low: 45        # per cent
         - for: 2         # samples, one a second, at or above high
         - clear: 5       # samples below low
-        - refresh: 30    # seconds
+        - refresh: 30    # seconds, while it is high
+        - calm: 60       # seconds, while it is not
         - roles:
             redis: {high: 80, low: 70}
 """

@@ -13,8 +13,13 @@ beacons:
     - clear: 5
     # Seconds between saying again that it is still high, so that a lost event is made up for.
     - refresh: 30
+    # Seconds between saying how it is while all is well: what scaling in and giving back memory are decided on.
+    - calm: 60
     # systemd services whose use does not count. Salt's own: a state that is being applied is no overload.
     - ignore: [salt-minion]
+    # Whether it counts as use, too, that programs wait for a processor that the limit allows and the host does not give:
+    # on a host that promised more than it has, a busy machine uses little. A machine that is no container has no such.
+    - waiting: true
     - roles: {}
 
   memory:
@@ -24,4 +29,5 @@ beacons:
     - for: 2
     - clear: 5
     - refresh: 30
+    - calm: 60
     - roles: {}

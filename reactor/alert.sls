@@ -1,6 +1,7 @@
 #!py
-# A machine is under pressure, or is so no longer, or cannot tell: an alert begins or ends. Python hands on what came
-# exactly as it came.
+# A machine cannot tell how it is: an alert begins. That it is under pressure, and that this is over, is the engine
+# `reflex`'s to tell, which no storm holds up; `salt-run alert.feel` takes either. Python hands on what came exactly as it
+# came.
 
 
 def run():

@@ -1,6 +1,6 @@
 #!py
-# Staging or the proxy is under pressure: the canary goes off, at once and before whatever else is done. Python hands on
-# what came exactly as it came.
+# Staging or the proxy is under pressure: the canary goes off, at once and before whatever else is done. The engine
+# `reflex` does the same, and is mostly quicker; an event counts once for both. Python hands on what came exactly as it came.
 
 
 def run():

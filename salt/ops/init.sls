@@ -19,6 +19,25 @@ text of the mails:
     - require:
       - pkg: alert and mail packages
 
+{% if ops['mail']['username'] %}
+password at the smarthost:
+  file.managed:
+    - name: /etc/prometheus/smarthost.password
+    - contents_pillar: secrets:smarthost
+    - contents_newline: False
+    - user: prometheus
+    - mode: '0400'
+    - show_changes: False
+    - require:
+      - pkg: alert and mail packages
+    - require_in:
+      - file: alertmanager configuration
+{% else %}
+password at the smarthost:
+  file.absent:
+    - name: /etc/prometheus/smarthost.password
+{% endif %}
+
 alertmanager configuration:
   file.managed:
     - name: /etc/prometheus/alertmanager.yml

@@ -158,6 +158,7 @@ class Daemon:
         self.alerts: list[Alert] | None = None
         self.memory: Memory | None = read_memory(state)
         self._problems: dict[str, str] = {}
+        self._breath = 0.0
         self._listening: redis.client.PubSub | None = None
         self.stopping = False
 
@@ -165,7 +166,10 @@ class Daemon:
         """Tell until stopped."""
         notify("READY=1")
         while not self.stopping:
+            began = time.monotonic()
             self.once()
+            # In a storm each look shows more than the one before; at most half of the time is spent on looking.
+            self._breath = min(time.monotonic() - began, LONGEST_WAIT_S)
             self.wait()
         notify("STOPPING=1")
 
@@ -209,6 +213,7 @@ class Daemon:
                 heard = self._listening.get_message(timeout=min(left, LONGEST_WAIT_S))
                 # The first message says that the subscription stands: what changed before it was not heard.
                 if heard is not None:
+                    time.sleep(self._breath)
                     # However many changes there were, one look sees them all.
                     while self._listening.get_message(timeout=0) is not None:
                         pass

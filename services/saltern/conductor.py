@@ -25,7 +25,7 @@ from typing import Any
 
 import redis
 
-from saltern import events, healing, scaling
+from saltern import events, healing, rejections, scaling
 from saltern.errors import SalternError
 from saltern.fleet import MACHINE_ID, role_of
 from saltern.intents import Intent, IntentError, Queue
@@ -274,6 +274,7 @@ class Conductor:
         for (machine, why), count in rejected.items():
             subject = machine if MACHINE_ID.match(machine) else "?"
             self.registry.note("event.rejected", subject, {"why": why, "count": count}, by=WHO)
+            rejections.report(self.client, f"{count} events", machine, why)
             with self._lock:
                 del self._rejected[machine, why]
 
@@ -400,7 +401,7 @@ class Conductor:
                 self._name(intent),
                 f"{self._name(intent)} was given up after {attempts} attempts: {error}",
                 severity="critical",
-                done="what it had begun was taken back" if kind.undo else "nothing more",
+                done=kind.undone,
                 cause=intent.journal,
             )
         )
@@ -579,6 +580,10 @@ class Conductor:
             )
             about.pop("cause")
             self.queue.put(Intent("alert", state.instances[id_].pool, about, f"alert:lost:{id_}", "", WHO))
+        for id_ in decision.back:
+            about = asdict(Alarm("MachineLost", id_, f"{id_} serves again", firing=False))
+            about.pop("cause")
+            self.queue.put(Intent("alert", state.instances[id_].pool, about, f"alert:back:{id_}", "", WHO))
         if decision.memory != memory:
             # After the queue: what is queued twice is one, what is not queued would be forgotten.
             self.client.set(HEALING, json.dumps(decision.memory.to_data()))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
+from pathlib import Path
 from typing import Protocol
 
 from saltern import secrets, signing
+from saltern.counters import COUNT, COUNTERS
 from saltern.errors import SalternError
 from saltern.fleet import MACHINE_ID, Fleet
 
 # Counters are nanoseconds since 1970; a machine whose clock is this far ahead would lock itself out for as long.
 FURTHEST_AHEAD_NS = 3600 * 10**9
+# How long after it was signed an event may come once more by another way, and be no news instead of a replay; and how
+# long it counts where no counter can be looked up.
+FRESH_NS = 60 * 10**9
 
 
 class Counters(Protocol):
@@ -32,6 +40,10 @@ class Event:
 
 class Rejected(SalternError):
     """An event that must cause nothing; the text says why."""
+
+
+class Repeated(Rejected):
+    """An event that came a moment ago, by the same way or another: it causes nothing more, and nothing is wrong."""
 
 
 def authenticate(secret: str, tag: str, minion_id: object, payload: object, now_ns: int) -> Event:
@@ -61,26 +73,56 @@ def authenticate(secret: str, tag: str, minion_id: object, payload: object, now_
     return Event(minion_id, tag, signed["values"], signed["counter"])
 
 
-# Keeps the highest counter a machine has used; answers whether this one is higher. One step, so that the same event
-# delivered twice at once still counts once.
-COUNT = """
-local seen = redis.call('HGET', KEYS[1], ARGV[1])
-if seen and (#seen > #ARGV[2] or (#seen == #ARGV[2] and seen >= ARGV[2])) then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-return 1
-"""
-COUNTERS_KEY = "saltern:counters"
+def kind_of(event: Event, use: str = "") -> str:
+    """Under what an event is counted: its machine, its tag, and what it is let through to."""
+    return f"{event.machine}:{event.tag}" + (f":{use}" if use else "")
+
+
+def counted(event: Event, same: bool, now_ns: int) -> Rejected:
+    """What is said of an event that counted before.
+
+    :param same: it was this very one, not a later one
+    """
+    words = f"event {event.tag!r} from {event.machine}: counter {event.counter} was used before"
+    return Repeated(words) if same and now_ns - event.counter <= FRESH_NS else Rejected(words)
+
+
+# One step, so that the same event delivered twice at once still counts once.
+_ONCE = COUNT + "return count(KEYS[1], ARGV[1], ARGV[2])"
 
 
 def once(counters: Counters, event: Event, use: str = "") -> None:
     """Let an event through the first time only, and never after a later one of the same machine and kind.
 
     :param use: what it is let through to, where one event causes several things
-    :raises Rejected: it was seen before, or is older than one that was
+    :raises Rejected: it was seen before, or is older than one that was; Repeated, if it was seen just now
     """
-    kind = f"{event.machine}:{event.tag}" + (f":{use}" if use else "")
-    if not counters.eval(COUNT, 1, COUNTERS_KEY, kind, str(event.counter)):
-        raise Rejected(f"event {event.tag!r} from {event.machine}: counter {event.counter} was used before")
+    found = counters.eval(_ONCE, 1, COUNTERS, kind_of(event, use), str(event.counter))
+    if found != "new":
+        raise counted(event, found == "again", time.time_ns())
+
+
+def once_here(path: Path, event: Event, use: str = "") -> None:
+    """The same while Redis is away, among the processes of this host alone: counters are in a file.
+
+    :raises Rejected: as `once`; or it is too old, for nobody knows whether it counted before
+    """
+    now_ns = time.time_ns()
+    if now_ns - event.counter > FRESH_NS:
+        raise Rejected(f"event {event.tag!r} from {event.machine}: older than a minute")
+    with path.open("a+") as file:
+        flock(file, LOCK_EX)
+        file.seek(0)
+        try:
+            kept = {kind: int(counter) for kind, counter in json.loads(file.read() or "{}").items()}
+        except (ValueError, AttributeError):
+            kept = {}  # half written by a host that went down: those events are older than a minute
+        seen = kept.get(kind := kind_of(event, use), 0)
+        if seen >= event.counter:
+            raise counted(event, seen == event.counter, now_ns)
+        fresh = {k: c for k, c in kept.items() if now_ns - c <= FRESH_NS}
+        file.truncate(0)
+        file.write(json.dumps({**fresh, kind: event.counter}))
 
 
 # A bucket of tokens for each machine (the generic cell rate algorithm, ITU-T I.371: one time is all that is kept): it

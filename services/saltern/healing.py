@@ -48,7 +48,7 @@ class Memory:
 
     :ivar gone: machine → since when both have called it gone, unix seconds
     :ivar replaced: machine → when it was last replaced, unix seconds
-    :ivar told: machines about which a person was told that they are not replaced
+    :ivar told: machines about which a person was told that they are gone, until they are back
     """
 
     gone: Mapping[str, float] = field(default_factory=dict)
@@ -77,11 +77,13 @@ class Decision:
 
     :ivar replace: the machine to replace, or None
     :ivar alerts: machine → why it is not replaced; each is told once, until it is back
+    :ivar back: machines about which a person was told, and which are back
     """
 
     replace: str | None
     alerts: Mapping[str, str]
     memory: Memory
+    back: tuple[str, ...] = ()
 
 
 def suspects(sights: Mapping[str, Sight]) -> list[str]:
@@ -122,6 +124,8 @@ def decide(
     if chosen is not None:
         replaced[chosen] = now
         gone.pop(chosen)
-    told = (memory.told & absent) | alerts.keys()
+    # One that is replaced is away from here until the new one has registered.
+    back = {id_ for id_ in memory.told if id_ in sights and sights[id_].up}
+    told = (memory.told - back) | alerts.keys() | ({chosen} if chosen else set())
     fresh = {id_: why for id_, why in alerts.items() if id_ not in memory.told}
-    return Decision(chosen, fresh, Memory(gone, replaced, frozenset(told)))
+    return Decision(chosen, fresh, Memory(gone, replaced, frozenset(told)), tuple(sorted(back)))

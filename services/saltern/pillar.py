@@ -106,6 +106,13 @@ def _contradictions(pillar: Mapping[str, Any]) -> Iterator[str]:
     for name, pool in pillar["scaling"]["pools"].items():
         if pool["min"] > pool["max"]:
             yield _line(("scaling", "pools", name, "min"), f"{pool['min']} is above max, {pool['max']}")
+    mail = pillar["ops"]["mail"]
+    if mail["username"] and not mail["password_file"]:
+        yield _line(("ops", "mail", "password_file"), f"empty, and {mail['username']} needs a password")
+    if mail["username"] and not mail["require_tls"]:
+        yield _line(
+            ("ops", "mail", "require_tls"), "false, and a password goes over TLS alone; true is right"
+        )
     for section, read in (("judge", Thresholds().with_values), ("steps", Plan.from_data)):
         try:
             read(pillar["canary"].get(section, {}))
@@ -236,9 +243,20 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
     if pool := POOL_OF_ROLE.get(role):
         told["machine"]["pool"] = pool
         told["release"] = _as_pillar(wanted, pool)
+    if role == "ops" and (path := load(fleet.pillar_dir)["ops"]["mail"]["password_file"]):
+        told["secrets"]["smarthost"] = _password(Path(path))
     if role in ("proxy", "ops"):
         told["agent"] = _as_pillar(wanted, "agent")
     return told
+
+
+def _password(path: Path) -> str:
+    try:
+        return path.read_text().rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SalternError(
+            f"pillar/ops.sls: ops.mail.password_file: {path} cannot be read ({error}); put the password there"
+        ) from error
 
 
 def modules_revision(root: Path = REPOSITORY / "salt") -> str:

@@ -5,15 +5,27 @@ file is also `salt/_utils/pressure.py`: it imports nothing but the standard libr
 
 A level is ``ok`` or ``high``. It turns ``high`` after ``for`` samples in a row at or above ``high``, and ``ok`` after
 ``clear`` in a row below ``low``. While high it is said again every ``refresh`` seconds, so that an event that was
-lost is made up for; so is ``ok``, ``OK_REPEATS`` times.
+lost is made up for; so is ``ok``, ``OK_REPEATS`` times. After that ``ok`` is said every ``calm`` seconds, with the
+figure as it is then: who never says a figure cannot be known to have room.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-DEFAULTS = {"high": 50.0, "low": 40.0, "for": 2, "clear": 5, "refresh": 30.0, "ignore": ()}
-"""Percent, percent, samples, samples, seconds, services whose use does not count."""
+DEFAULTS = {
+    "high": 50.0,
+    "low": 40.0,
+    "for": 2,
+    "clear": 5,
+    "refresh": 30.0,
+    "calm": 60.0,
+    "ignore": (),
+    "waiting": True,
+}
+"""Percent, percent, samples, samples, seconds, seconds, services whose use does not count, whether waiting counts as
+use.
+"""
 OK_REPEATS = 3
 """How often the end of a pressure is said again: a listener that hears none of four was away for long."""
 OURS = frozenset(
@@ -41,7 +53,7 @@ def settings(config: object, machine: str) -> dict[str, Any]:
     for name in wanted:
         if name not in DEFAULTS:
             raise ValueError(f"{name}: no such setting; there are {', '.join(sorted(DEFAULTS))} and roles")
-    for name, least, most in (("high", 0, 100), ("low", 0, 100), ("refresh", 1, 86400)):
+    for name, least, most in (("high", 0, 100), ("low", 0, 100), ("refresh", 1, 86400), ("calm", 1, 86400)):
         if not _is_number(wanted[name]) or not least <= wanted[name] <= most:
             raise ValueError(f"{name}: {wanted[name]!r} is not a number from {least} to {most}")
     for name in ("for", "clear"):
@@ -51,6 +63,8 @@ def settings(config: object, machine: str) -> dict[str, Any]:
         isinstance(s, str) for s in wanted["ignore"]
     ):
         raise ValueError(f"ignore: {wanted['ignore']!r} is not a list of services")
+    if not isinstance(wanted["waiting"], bool):
+        raise ValueError(f"waiting: {wanted['waiting']!r} is not true or false")
     if wanted["low"] > wanted["high"]:
         raise ValueError(f"low: {wanted['low']} is above high, {wanted['high']}; it must not be")
     return wanted
@@ -104,9 +118,10 @@ def step(
     if state["blind"]:
         new.update(said=now, blind=False)
         return new, state["level"]
-    # A clock that was put back must not silence a machine for as long.
-    due = not 0 <= now - state["said"] < wanted["refresh"]
-    if due and (state["level"] == "high" or state["left"] > 0):
+    calm = state["level"] == "ok" and state["left"] == 0
+    again = wanted["calm"] if calm else wanted["refresh"]
+    # A clock that was put back must not silence a machine for as long. What may be about to be high is not called ok.
+    if not 0 <= now - state["said"] < again and not (calm and new["over"]):
         new.update(said=now, left=max(0, state["left"] - 1))
         return new, state["level"]
     return new, None

@@ -470,19 +470,28 @@ def serve_again(work: Work) -> Facts:
 
 
 def tell_healed(work: Work) -> Facts:
+    """Say on the event bus that it serves; its alert is over once it is seen to."""
     id_ = work.facts["verify"]["machine"]
+    _tell(work, "saltern/scale/healed", {"pool": work.intent.pool, "machines": [id_]})
+    return {"machine": id_}
+
+
+def give_up_healing(work: Work, error: str) -> None:
+    """It could not be replaced, and nothing will try again by itself: a person has to know what is left to do."""
+    id_ = work.facts.get("verify", {}).get("machine")
+    if id_ is None:
+        return  # it was not taken away either; whether it is still gone is decided anew
     work.alarm(
         Alarm(
             "MachineLost",
             id_,
-            f"{id_} was gone and has been replaced",
-            done=f"a new {id_} serves",
+            f"{id_} is gone and could not be replaced: {error}",
+            severity="critical",
+            done=f"ended what was left of {id_}" if "clear" in work.facts else "nothing more",
+            undo=f"salt-cloud -p {role_of(id_)} {id_}",
             cause=work.intent.journal,
-            firing=False,
         )
     )
-    _tell(work, "saltern/scale/healed", {"pool": work.intent.pool, "machines": [id_]})
-    return {"machine": id_}
 
 
 def measure(work: Work) -> Facts:
@@ -568,13 +577,14 @@ class Kind:
 
     :ivar priority: lower goes first
     :ivar urgent: not held up by what its pool is at work on
-    :ivar undo: called when it is given up
+    :ivar undo: called when it is given up; :ivar undone: what has been done then, for a person
     """
 
     priority: int
     steps: tuple[Step, ...]
     urgent: bool = False
     undo: Callable[[Work, str], None] | None = None
+    undone: str = "nothing more"
 
 
 KINDS: Mapping[str, Kind] = {
@@ -586,6 +596,7 @@ KINDS: Mapping[str, Kind] = {
             ("verify", verify_gone), ("clear", clear_lost), ("make", make_again), ("serve", serve_again),
             ("tell", tell_healed),
         ),
+        undo=give_up_healing,
     ),
     "scale": Kind(
         3,
@@ -593,7 +604,7 @@ KINDS: Mapping[str, Kind] = {
             ("choose", choose), ("make", make), ("serve", serve), ("drain", drain), ("end", give_up),
             ("tell", tell_scaled),
         ),
-        undo=undo_scale,
+        undo=undo_scale, undone="what it had begun was taken back",
     ),
     "resize": Kind(4, (("measure", measure), ("resize", change_size), ("tell", tell_resized))),
     "absent": Kind(5, (("look", look_absent),)),

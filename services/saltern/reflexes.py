@@ -8,8 +8,8 @@ no rate limit, and no Redis.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -17,15 +17,17 @@ import redis
 from saltern import alertmanager, canary_runs, events, members, pillar, rejections, secrets
 from saltern.alert_store import Alert, AlertStore
 from saltern.errors import SalternError
-from saltern.events import Event, Rejected
+from saltern.events import Event, Rejected, Repeated
 from saltern.fleet import MACHINE_ID, Fleet, role_of
-from saltern.registry import Registry
+from saltern.registry import Counted, Registry
 from saltern.rejections import printable, reported
 
 RESOURCES = {"cpu": "CPU", "memory": "Memory"}
 EDGES = ("high", "ok", "blind")
-FRESH_NS = 60 * 10**9
-"""Without Redis no counter can be looked up; then an event counts for as long as this after it was signed."""
+OFF, ALERT = "canary_off", "alert"
+"""What an event is let through to: it counts once for each."""
+HEARD = "heard.json"
+"""In the fleet's folder: the events that counted while Redis was away."""
 NAME_LENGTH = 60
 BY = "reflex"
 CANARY_ON = "salt-run canary.on"
@@ -95,7 +97,9 @@ def _of(values: Mapping[str, Any]) -> str:
     if "cpus" not in values:
         return ""
     cpus = _number(values["cpus"])
-    return f"of {cpus:g} processor{'' if cpus == 1 else 's'}"
+    waiting = _number(values.get("waiting"))
+    lacking = f", {waiting:g} % of it waited for" if waiting >= 1 else ""
+    return f"of {cpus:g} processor{'' if cpus == 1 else 's'}{lacking}"
 
 
 def _number(value: object) -> float:
@@ -141,6 +145,43 @@ def alert_of(pressure: Pressure) -> Alert:
 # --- acting
 
 
+@dataclass(frozen=True)
+class Means:
+    """What reflexes act with, made once in each process: a reflex has no time to make it."""
+
+    fleet: Fleet
+    client: redis.Redis
+    registry: Registry
+    alerts: AlertStore
+    secret: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The pillar's section `alerts`, as it is now."""
+        return pillar.load(self.fleet.pillar_dir)["alerts"]
+
+
+_MEANS: dict[Fleet, Means] = {}
+
+
+def means(fleet: Fleet) -> Means:
+    """The fleet's means, kept until `let_go`.
+
+    :raises SalternError: the fleet's files are not readable
+    """
+    if fleet not in _MEANS:
+        client = members.link(fleet)
+        _MEANS[fleet] = Means(
+            fleet, client, Registry(client), AlertStore(client), secrets.load(fleet)["events"]
+        )
+    return _MEANS[fleet]
+
+
+def let_go(fleet: Fleet) -> None:
+    """Make the means anew the next time: Redis may be elsewhere by then."""
+    _MEANS.pop(fleet, None)
+
+
 def canary_off(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict[str, Any]:
     """Turn the canary off if this event is reason enough.
 
@@ -149,27 +190,47 @@ def canary_off(fleet: Fleet, tag: str, minion_id: object, payload: object) -> di
     :raises Rejected: the event proves nothing
     :raises SalternError: it is reason enough, and neither Redis nor a proxy could be told
     """
-    settings = pillar.load(fleet.pillar_dir)
-    client = members.link(fleet)
-    now = time.time_ns()
-    with reported(client, tag, minion_id, settings["alerts"]["rejected_s"]):
-        event = events.authenticate(secrets.load(fleet)["events"], tag, minion_id, payload, now)
-        pressure = understand(event)
-        reason = canary_reason(pressure, settings["alerts"]["canary_off"])
-        if not reason:
-            return {"canary": "as it was", "why": f"{pressure.machine} {pressure.resource} is no reason"}
-        try:
-            events.once(client, event, "canary_off")
-            change = Registry(client).canary_off(reason, cause=tag, by=BY)
-        except redis.RedisError as error:
-            if now - event.counter > FRESH_NS:
-                raise Rejected(f"event {tag!r} from {minion_id}: older than a minute") from error
-            proxies = canary_runs.off_by_proxies(fleet, reason, f"redis: {error}", cause=tag, by=BY)
-            return {"canary": "off", "reason": reason, **proxies}
-    done = f"turned the canary off: all requests go to production ({reason})"
+    has = means(fleet)
+    settings = has.settings
+    try:
+        with reported(has.client, tag, minion_id, settings["rejected_s"]):
+            event = events.authenticate(has.secret, tag, minion_id, payload, time.time_ns())
+            pressure = understand(event)
+            reason = canary_reason(pressure, settings["canary_off"])
+            if not reason:
+                return {
+                    "canary": "as it was",
+                    "why": f"{pressure.machine} {pressure.resource} is no reason",
+                }
+            return turn_off(has, event, pressure, reason)
+    except Repeated as repeated:
+        return {"canary": "as it was", "why": str(repeated)}
+
+
+def turn_off(has: Means, event: Event, pressure: Pressure, reason: str) -> dict[str, Any]:
+    """Turn the canary off for a proven event, once.
+
+    :raises Rejected: the event counted before
+    :raises SalternError: neither Redis nor a proxy could be told
+    """
+    try:
+        kind = events.kind_of(event, OFF)
+        change = has.registry.canary_off(reason, cause=event.tag, by=BY, once=(kind, event.counter))
+    except Counted as found:
+        raise events.counted(event, str(found) == "again", time.time_ns()) from found
+    except redis.RedisError as error:
+        let_go(has.fleet)
+        events.once_here(has.fleet.state_dir / HEARD, event, OFF)
+        proxies = canary_runs.off_by_proxies(has.fleet, reason, f"redis: {error}", cause=event.tag, by=BY)
+        return {"canary": "off", "reason": reason, **proxies}
     if change.changed:
-        AlertStore(client).did(pressure.alert, pressure.machine, done, CANARY_ON)
+        has.alerts.did(pressure.alert, pressure.machine, done_words(reason), CANARY_ON)
     return {"canary": "off", "changed": change.changed, "reason": reason, "journal": change.journal}
+
+
+def done_words(reason: str) -> str:
+    """What an operator reads of it."""
+    return f"turned the canary off: all requests go to production ({reason})"
 
 
 def feel(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict[str, Any]:
@@ -180,49 +241,77 @@ def feel(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict[str
     :raises Rejected: the event proves nothing
     :raises SalternError: neither Redis nor Alertmanager could be told
     """
-    settings = pillar.load(fleet.pillar_dir)
-    options = settings["alerts"]
-    client = members.link(fleet)
-    rate = events.Rate(options["rate"]["burst"], options["rate"]["per_minute"])
-    now = time.time_ns()
-    with reported(client, tag, minion_id, options["rejected_s"]):
-        try:
-            event = events.check(fleet, client, tag, minion_id, payload, now, use="alert", rate=rate)
-        except redis.RedisError as error:
-            event = events.authenticate(secrets.load(fleet)["events"], tag, minion_id, payload, now)
-            if now - event.counter > FRESH_NS:
-                raise Rejected(f"event {tag!r} from {minion_id}: older than a minute") from error
-            return _feel_without_redis(fleet, settings, understand(event), str(error))
-        pressure = understand(event)
-        store, alert = AlertStore(client), alert_of(pressure)
-        if pressure.edge != "ok":
-            begins = store.fire(alert, counter=event.counter, cause=tag)
-            answer = {"alert": alert.name, "subject": alert.subject, "begins": begins}
-        else:
-            ended = store.end(
-                alert.name, alert.subject, counter=event.counter, cause=tag, keep_s=options["keep_s"]
-            )
-            answer = {"alert": alert.name, "subject": alert.subject, "ends": ended}
-        if pressure.edge != "blind":
-            # Whoever tells figures can read them.
-            blind = pressure.resource.capitalize() + "Blind"
-            store.end(blind, pressure.machine, counter=event.counter, cause=tag, keep_s=options["keep_s"])
+    has = means(fleet)
+    options = has.settings
+    try:
+        with reported(has.client, tag, minion_id, options["rejected_s"]):
+            event = events.authenticate(has.secret, tag, minion_id, payload, time.time_ns())
+            pressure = understand(event)
+            try:
+                events.within(has.client, event, rate(options))
+                events.once(has.client, event, ALERT)
+                return tell(has, event, pressure, options["keep_s"])
+            except redis.RedisError as error:
+                let_go(fleet)
+                if time.time_ns() - event.counter > events.FRESH_NS:
+                    raise Rejected(f"event {tag!r} from {minion_id}: older than a minute") from error
+                url = tell_alertmanager(fleet, [(pressure, "")])
+                return {
+                    "alert": pressure.alert,
+                    "subject": pressure.machine,
+                    "redis": str(error),
+                    "told": url,
+                }
+    except Repeated as repeated:
+        return {"alert": "as it was", "why": str(repeated)}
+
+
+def rate(options: Mapping[str, Any]) -> events.Rate:
+    """How much a machine may say, of the pillar's section `alerts`."""
+    return events.Rate(options["rate"]["burst"], options["rate"]["per_minute"])
+
+
+def tell(has: Means, event: Event, pressure: Pressure, keep_s: int) -> dict[str, Any]:
+    """Write an alert's beginning, going on or end into Redis.
+
+    :param keep_s: seconds it is remembered after its end
+    :raises redis.RedisError: Redis does not answer
+    """
+    alert, store = alert_of(pressure), has.alerts
+    answer: dict[str, Any] = {"alert": alert.name, "subject": alert.subject}
+    if pressure.edge != "ok":
+        answer["begins"] = store.fire(alert, counter=event.counter, cause=event.tag)
+    else:
+        answer["ends"] = store.end(
+            alert.name, alert.subject, counter=event.counter, cause=event.tag, keep_s=keep_s
+        )
+    if pressure.edge != "blind":
+        # Whoever tells figures can read them.
+        blind = pressure.resource.capitalize() + "Blind"
+        store.end(blind, pressure.machine, counter=event.counter, cause=event.tag, keep_s=keep_s)
     return answer
 
 
-def _feel_without_redis(
-    fleet: Fleet, settings: Mapping[str, Any], pressure: Pressure, problem: str
-) -> dict[str, Any]:
-    alert, now = alert_of(pressure), time.time()
-    over = pressure.edge == "ok"
-    held = Alert(**{**alert.__dict__, "since": now, "firing": not over, "ended": now if over else 0.0})
-    # Believed until two repetitions have failed to come.
-    believe_s = 2.5 * next(
-        (each["refresh"] for each in settings["beacons"][pressure.resource] if "refresh" in each), 30
-    )
+def tell_alertmanager(fleet: Fleet, said: Sequence[tuple[Pressure, str]]) -> str:
+    """Tell Alertmanager itself, for want of Redis; where it is.
+
+    :param said: what machines feel, each with what the fleet did about it
+    :raises SalternError: it does not answer, or there is none
+    """
+    settings, now = pillar.load(fleet.pillar_dir), time.time()
+    posts = []
+    for pressure, done in said:
+        over = pressure.edge == "ok"
+        held = replace(
+            alert_of(pressure), since=now, firing=not over, ended=now if over else 0.0, done=done,
+            undo=CANARY_ON if done else "",
+        )  # fmt: skip
+        # Believed until two repetitions have failed to come.
+        refreshes = (each["refresh"] for each in settings["beacons"][pressure.resource] if "refresh" in each)
+        posts.append(alertmanager.posted(held, fleet.name, now, 2.5 * next(refreshes, 30)))
     link = alertmanager.of_fleet(fleet, settings)
-    link.post([alertmanager.posted(held, fleet.name, now, believe_s)])
-    return {"alert": alert.name, "subject": alert.subject, "redis": problem, "told": link.url}
+    link.post(posts)
+    return link.url
 
 
 def gone(fleet: Fleet, minion_id: object) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from typing import Any
 
 import redis
 
+from .counters import COUNT, COUNTERS
+
 PREFIX = "saltern:"
 REVISION = PREFIX + "revision"
 """The counter's key, and the channel its new value is published on."""
@@ -63,6 +65,12 @@ class Conflict(RegistryError):
 
 class UnknownInstance(RegistryError):
     """No instance has this id. Nothing was changed."""
+
+
+class Counted(RegistryError):
+    """The event that should have caused a change counted before; nothing was changed. The text is ``again`` if it was
+    this very event, ``older`` if it was a later one.
+    """
 
 
 @dataclass(frozen=True)
@@ -437,8 +445,13 @@ return commit('split.share', 'split', {share = tonumber(share), was = tonumber(o
 
 _CANARY_OFF = (
     _PRELUDE
+    + COUNT
     + """
-local reason = ARGV[6]
+local reason, kind, counter = ARGV[6], ARGV[7], ARGV[8]
+if counter ~= '' then
+  local found = count(KEYS[7], kind, counter)
+  if found ~= 'new' then return {found, revision(), ''} end
+end
 if redis.call('EXISTS', latch_key) == 1 then return unchanged() end
 local releases, seen = {}, {}
 for _, id in ipairs(redis.call('SMEMBERS', instances_key)) do
@@ -465,7 +478,7 @@ return commit('canary.on', 'canary', {reason = ARGV[6]})
 
 _NOTE = _PRELUDE + "return {'noted', revision(), note(ARGV[6], ARGV[7], ARGV[8], revision())}"
 
-_KEYS = (REVISION, JOURNAL, INSTANCES, SPLIT, LATCH, FORCED)
+_KEYS = (REVISION, JOURNAL, INSTANCES, SPLIT, LATCH, FORCED, COUNTERS)
 
 
 class Registry:
@@ -566,15 +579,23 @@ class Registry:
         """Set the canary's share unless somebody has set one before: what a first highstate does."""
         return self._write(self._share, (check_share(share), "1"), by, cause)
 
-    def canary_off(self, reason: str, *, cause: str = "", by: str = "salt") -> Change:
+    def canary_off(
+        self, reason: str, *, cause: str = "", by: str = "salt", once: tuple[str, int] | None = None
+    ) -> Change:
         """Send everything to production until ``canary_on`` or a new release. A canary already off keeps its
         reason.
+
+        ``once`` is the kind and counter of the event that causes this: it is counted in the same step.
+
+        Raises RegistryError on an unusable reason, Counted when the event counted before.
         """
         if not reason:
             raise RegistryError(
                 "canary: off needs a reason; say in one line why, such as error rate 12 % above 5 %"
             )
-        return self._write(self._canary_off, (check_text(reason, "canary.reason"),), by, cause)
+        kind, counter = once or ("", "")
+        args = (check_text(reason, "canary.reason"), kind, str(counter))
+        return self._write(self._canary_off, args, by, cause)
 
     def canary_on(self, *, reason: str = "", cause: str = "", by: str = "salt") -> Change:
         """Open the latch. The controller still waits for a healthy canary before it sends anything there."""
@@ -599,6 +620,8 @@ class Registry:
             raise Conflict(
                 f"registry: revision is {revision}, not the expected {expect}; read it again and decide again"
             )
+        if outcome in ("again", "older"):
+            raise Counted(outcome)
         if outcome == "unknown":
             raise UnknownInstance(f"instance: {args[0]} is not registered; fleet.status lists those that are")
         return Change(outcome == "changed", int(revision), journal)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import redis
 
 from saltern.alert_store import Alert, AlertStore
-from saltern.events import Rejected
+from saltern.events import Rejected, Repeated
 from saltern.fleet import MACHINE_ID
 
 NAME = "EventRejected"
@@ -35,20 +35,32 @@ def alert_of(tag: object, minion_id: object, error: str) -> Alert:
     )
 
 
+def report(
+    client: redis.Redis, tag: object, minion_id: object, why: str, expires_s: float = EXPIRES_S
+) -> None:
+    """Journal a rejected event and raise its alert; only once while that alert fires, so that a flood of forged events
+    is no flood of lines.
+
+    :raises redis.RedisError: Redis does not answer
+    """
+    AlertStore(client).fire(alert_of(tag, minion_id, why), expires_s=expires_s)
+
+
 @contextmanager
 def reported(
     client: redis.Redis, tag: object, minion_id: object, expires_s: float = EXPIRES_S
 ) -> Iterator[None]:
-    """Journal whatever is rejected inside, and raise an alert; only once while that alert fires, so that a flood of
-    forged events is no flood of lines.
+    """Report whatever is rejected inside; what is only said twice is not.
 
     The error goes on to the caller. A Redis that does not answer leaves it in the master's log alone.
     """
     try:
         yield
+    except Repeated:
+        raise
     except Rejected as error:
         try:
-            AlertStore(client).fire(alert_of(tag, minion_id, str(error)), expires_s=expires_s)
+            report(client, tag, minion_id, str(error), expires_s)
         except redis.RedisError as trouble:
             raise Rejected(f"{error} (and the journal cannot be written: {trouble})") from error
         raise

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from saltern import events, pillar
+from saltern import events, pillar, reflexes, rejections
 from saltern.conductor import FAILED, FELT, SCALE, wanted_number
 from saltern.errors import SalternError
 from saltern.fleet import MACHINE_ID, Fleet, role_of
@@ -191,18 +191,23 @@ def request(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict[
     :raises events.Rejected: the event proves nothing, or asks for something else
     :raises SalternError: the bounds do not allow it
     """
-    event = events.check(fleet, link(fleet), tag, minion_id, payload, time.time_ns())
-    what = tag.rsplit("/", 1)[-1]
-    if tag != f"saltern/scale/{event.machine}/{what}" or what not in REQUESTS:
-        raise events.Rejected(
-            f"event {tag!r} from {event.machine}: it asks for none of {', '.join(REQUESTS)}"
+    client = link(fleet)
+    options = pillar.load(fleet.pillar_dir)["alerts"]
+    with rejections.reported(client, tag, minion_id, options["rejected_s"]):
+        event = events.check(
+            fleet, client, tag, minion_id, payload, time.time_ns(), rate=reflexes.rate(options)
         )
+        what = tag.rsplit("/", 1)[-1]
+        if tag != f"saltern/scale/{event.machine}/{what}" or what not in REQUESTS:
+            raise events.Rejected(
+                f"event {tag!r} from {event.machine}: it asks for none of {', '.join(REQUESTS)}"
+            )
+        role = role_of(event.machine)
+        if what != "up" and role not in POOL_OF_ROLE and role != "proxy":
+            raise events.Rejected(f"event {tag!r} from {event.machine}: it belongs to no pool")
     if what == "up":
         return up(fleet, event.machine, cause=tag, by=event.machine)
     # What a proxy feels is about those behind it.
-    role = role_of(event.machine)
-    if role not in POOL_OF_ROLE and role != "proxy":
-        raise events.Rejected(f"event {tag!r} from {event.machine}: it belongs to no pool")
     change = out if what == "out" else in_
     return change(fleet, POOL_OF_ROLE.get(role, "prod"), cause=tag, by=event.machine)
 

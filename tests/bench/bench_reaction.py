@@ -6,23 +6,16 @@ import json
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Any
 
 from benching import Figure, main, median, percentile, report
 from fleet_bench import fleet as own_fleet
-from saltern import master, members, secrets, signing
-from saltern.alert_store import AlertStore
+from fleet_hands import Plant, bus, said, until
+from saltern import master
 from saltern.fleet import Fleet, home, role_of
-from saltern.haproxy import Runtime, parse_acl
-from saltern.local import cgroup
-from saltern.pillar import load
-from saltern.registry import Registry
 
 CANARY = "staging1"
-BURNER = "saltern-burner"
 PEERS_S = {
     "Prometheus + Alertmanager at their defaults (60 s scrape and evaluation)": 120.0,
     "cron, every minute": 60.0,
@@ -30,103 +23,22 @@ PEERS_S = {
 """Seconds of the polling alone, as their documentation has it: two looks, or one."""
 
 
-def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:
-    """Poll until `condition` answers something true.
-
-    :raises RuntimeError: it did not in time
-    """
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        if time.monotonic() > end:
-            raise RuntimeError(f"not within {seconds:g} s: {what}")
-        time.sleep(pause)
-    return answer
-
-
-class Plant:
-    """A running fleet, as the bench has its hands in it."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
-        self.settings = load(fleet.pillar_dir)
-        client = members.link(fleet)
-        self.registry, self.alerts = Registry(client), AlertStore(client)
-        proxy = next(name for name in fleet.addresses() if role_of(name) == "proxy")
-        traffic = self.settings["traffic"]
-        self.runtime = Runtime(f"{self.root(proxy)}{traffic['admin_socket']}")
-        self.acl = f"show acl {traffic['state_dir']}/split.acl"
-
-    def pid(self, machine: str) -> int:
-        """The machine's init, as the host sees it."""
-        for pid in cgroup.processes(f"{self.fleet.cgroup}/{machine}"):
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
-                return pid
-        raise RuntimeError(f"{machine} does not run")
-
-    def root(self, machine: str) -> Path:
-        return Path(f"/proc/{self.pid(machine)}/root")
-
-    def inside(self, machine: str, *command: str) -> None:
-        enter = ["nsenter", "-t", str(self.pid(machine)), "-m", "-u", "-i", "-n", "-p", "--"]
-        subprocess.run([*enter, *command], check=True, stdout=subprocess.DEVNULL)
-
-    def share(self) -> int:
-        """Percent of the requests that HAProxy sends to the canary."""
-        ranges = parse_acl(self.runtime.ask([self.acl])[0])
-        return max((int(text.partition(":")[2]) + 1 for text in ranges), default=0)
-
-    def ready(self) -> None:
-        """The canary is on, takes requests, and its machine is at rest."""
-        until(
-            lambda: (
-                not any(a.firing for a in self.alerts.all() if (a.name, a.subject) == ("CpuHigh", CANARY))
-            ),
-            60,
-            "alerts are over",
-        )
-        self.registry.canary_on(reason="bench", by="bench")
-        until(lambda: self.share() > 0, 30, "the canary takes requests", 0.01)
-
-    def gone(self, seconds: float) -> float:
-        """When HAProxy first sent the canary nothing, unix seconds."""
-        until(lambda: self.share() == 0, seconds, "the canary is off", 0.002)
-        return time.time()
-
-
-@contextmanager
-def bus(fleet: Fleet) -> Iterator[Any]:
-    """The master's event bus, to send on."""
-    import salt.config
-    import salt.utils.event
-
-    options = salt.config.master_config(str(fleet.etc / "master"))
-    with salt.utils.event.get_event(
-        "master", opts=options, sock_dir=options["sock_dir"], listen=False
-    ) as event:
-        yield event
-
-
-def said(fleet: Fleet, machine: str, what: str, values: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """A beacon's event as this machine signs it: data and tag."""
-    tag = f"salt/beacon/{machine}/{what}"
-    key = secrets.event_key(secrets.load(fleet)["events"], machine)
-    return {**signing.sign(key, machine, tag, values), "id": machine}, tag
+def ready(plant: Plant) -> None:
+    """The canary is on, takes requests, and its machine is at rest."""
+    until(lambda: not plant.alert("CpuHigh", CANARY), 60, "its alert is over")
+    plant.canary_on()
 
 
 def burn(plant: Plant) -> float:
     """Load one processor of the canary's machine until HAProxy sends it nothing; seconds from the burner's start."""
-    plant.ready()
+    ready(plant)
     time.sleep(random.random())  # beacons look once a second: begin anywhere in between
-    path = plant.root(CANARY) / "run" / BURNER
-    path.unlink(missing_ok=True)
-    loop = f"date +%s.%N >/run/{BURNER}; while :; do :; done"
-    plant.inside(CANARY, "systemd-run", "--collect", "--quiet", f"--unit={BURNER}", "--property=RuntimeMaxSec=60",
-                 "/bin/sh", "-c", loop)  # fmt: skip
+    path = plant.start_burning(CANARY)
     try:
         ended = plant.gone(60)
         return ended - float(path.read_text())
     finally:
-        plant.inside(CANARY, "systemctl", "stop", BURNER)
+        plant.stop_unit(CANARY)
 
 
 def events_to_routing(plant: Plant, runs: int) -> list[float]:
@@ -134,10 +46,8 @@ def events_to_routing(plant: Plant, runs: int) -> list[float]:
     found = []
     high = {"percent": 99.0, "high": 50, "low": 40, "cpus": 1.0, "services": {}}
     with bus(plant.fleet) as event:
-        event.fire_event({}, "saltern/bench")  # the first one opens the connection
         for _ in range(runs):
-            plant.registry.canary_on(reason="bench", by="bench")
-            until(lambda: plant.share() > 0, 30, "the canary takes requests", 0.01)
+            plant.canary_on()
             data, tag = said(plant.fleet, CANARY, "cpu/high", high)
             began = time.time()
             event.fire_event(data, tag)
@@ -153,8 +63,7 @@ def alerts_to_mail(plant: Plant, rounds: int) -> list[float]:
     Only of roles whose CPU no reflex answers to: nothing else shall happen.
     """
     machines = {role_of(name): name for name in plant.fleet.addresses() if role_of(name) in ("redis", "ops")}
-    ops = machines["ops"]
-    box = plant.root(ops) / plant.settings["ops"]["mail"]["sink_maildir"].lstrip("/") / "new"
+    box = plant.mailbox()
     values = {"percent": 97.0, "high": 50, "low": 40, "cpus": 1.0, "services": {}}
     found = []
 
@@ -253,7 +162,7 @@ def bench(runs: int, events: int, mail_rounds: int, cost_seconds: int, fleet: st
             figures.append(Figure("alert_to_mail_p95", percentile(mailed, 95), "s", "<= 1.5", runs=mailed))
         if cost_seconds:
             figures.append(Figure("beacons_cpu", beacons_cost(plant, cost_seconds), "% of a core", "<= 1"))
-        plant.registry.canary_on(reason="bench", by="bench")
+        plant.canary_on()
     return json.loads(json.dumps(report("reaction", figures)))
 
 

@@ -8,6 +8,7 @@ import email
 import email.policy
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,16 @@ from traffic_stand import ROOT, Process, free_port, redis_server, until
 class AlertStand:
     """Everything between an alert and its mail. Times are short, so that tests are."""
 
-    def __init__(self, directory: Path, group_wait_s: float = 0.5, group_interval_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        group_wait_s: float = 0.5,
+        group_interval_s: float = 1.0,
+        mail: Mapping[str, Any] | None = None,
+        webhooks: Sequence[str] = (),
+    ) -> None:
         self.directory = directory
+        self.changes = {"webhooks": list(webhooks), "mail": dict(mail or {})}
         self.redis, self.redis_port = redis_server(directory / "redis")
         self.client = connect({"redis": {"addresses": [f"127.0.0.1:{self.redis_port}"]}})
         self.store = AlertStore(self.client)
@@ -60,11 +69,13 @@ class AlertStand:
         environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
         environment.filters["json"] = json.dumps
         ops: dict[str, Any] = yaml.safe_load((ROOT / "pillar/ops.sls").read_text())["ops"]
-        ops = {**ops, **self.times, "mail": {**ops["mail"], "sink_port": self.smtp_port}}
+        mail = {**ops["mail"], "sink_port": self.smtp_port, **self.changes["mail"]}
+        ops = {**ops, **self.times, **self.changes, "mail": mail}
         template = environment.from_string((ROOT / "salt/ops/alertmanager.yml.j2").read_text())
         text = template.render(pillar={"ops": ops, "machine": {"address": "127.0.0.1"}})
         path = self.directory / "alertmanager.yml"
-        path.write_text(text.replace("/etc/prometheus/saltern.tmpl", str(ROOT / "salt/ops/saltern.tmpl")))
+        text = text.replace("/etc/prometheus/saltern.tmpl", str(ROOT / "salt/ops/saltern.tmpl"))
+        path.write_text(text.replace("/etc/prometheus/", f"{self.directory}/"))
         return path
 
     def start(self) -> AlertStand:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
+import http.server
+import json
 import shutil
 import signal
+import ssl
+import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
 from alert_stand import AlertStand, text_of
 from saltern.alert_store import Alert
-from traffic_stand import until
+from traffic_stand import free_port, until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus-alertmanager") is None, reason="needs the package prometheus-alertmanager"
@@ -175,6 +184,91 @@ def test_a_message_that_looks_like_a_template_is_only_text(stand):
     (mail,) = stand.await_mails(1)
     assert mail["Subject"] == f"[test] {odd}"
     assert odd in text_of(mail) and "{{ .x }}" in text_of(mail)
+
+
+class Smarthost(Controller):
+    """A mail server that takes mail only over TLS, and only from who knows the password."""
+
+    def __init__(self, folder: Path, password: str) -> None:
+        certificate, key = folder / "ca.pem", folder / "key.pem"
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+             "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+             "-keyout", str(key), "-out", str(certificate)],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self.taken: list[tuple[str, str]] = []
+        self.refused = 0
+        self.password = password
+        super().__init__(
+            self, hostname="localhost", port=free_port(), tls_context=context, require_starttls=True,
+            auth_required=True, authenticator=self.known, auth_exclude_mechanism=["LOGIN"],
+        )  # fmt: skip
+
+    def known(self, server, session, envelope, mechanism, data) -> AuthResult:
+        good = (data.login, data.password) == (b"fleet", self.password.encode())
+        self.refused += not good
+        return AuthResult(success=good)
+
+    async def handle_DATA(self, server, session, envelope) -> str:
+        content = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        self.taken.append((envelope.rcpt_tos[0], str(content["Subject"])))
+        return "250 OK"
+
+
+@pytest.mark.parametrize("password", ["correct", "wrong"])
+def test_a_smarthost_gets_mail_over_tls_from_who_has_logged_in(tmp_path, password):
+    server = Smarthost(tmp_path, "correct")
+    server.start()
+    (tmp_path / "smarthost.password").write_text(password)
+    stand = AlertStand(
+        tmp_path,
+        mail={
+            "smarthost": f"localhost:{server.port}",
+            "username": "fleet",
+            "ca_file": str(tmp_path / "ca.pem"),
+            "to": "somebody@example.test",
+        },
+    )
+    try:
+        stand.start()
+        stand.store.fire(HIGH)
+        until(lambda: server.taken or server.refused, "Alertmanager at the smarthost", 20)
+        assert server.taken == ([("somebody@example.test", FIRST)] if password == "correct" else [])
+    finally:
+        stand.close()
+        server.stop()
+
+
+def test_a_gateway_to_chat_is_told_too(tmp_path):
+    said: list[dict] = []
+
+    class Gateway(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            said.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: pytest shows what matters."""
+
+    gateway = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
+    threading.Thread(target=gateway.serve_forever, daemon=True).start()
+    stand = AlertStand(tmp_path, webhooks=[f"http://127.0.0.1:{gateway.server_port}/fleet"])
+    try:
+        stand.start()
+        stand.store.fire(HIGH)
+        until(lambda: said, "the gateway to be told", 20)
+        stand.await_mails(1)
+        stand.store.end("CpuHigh", "staging1")
+        until(lambda: len(said) == 2, "the end", 20)
+        assert [each["status"] for each in said] == ["firing", "resolved"]
+        assert said[0]["alerts"][0]["annotations"]["summary"] == "CPU of staging1 is high"
+    finally:
+        stand.close()
+        gateway.shutdown()
 
 
 def test_the_daemon_refuses_a_wrong_configuration_in_one_line(stand, tmp_path):

@@ -693,6 +693,7 @@ def test_a_dead_machine_is_replaced_once_and_a_person_is_told(stand, monkeypatch
     assert stand.cloud.did == []
     stand.ahead = 40
     stand.work(conductor, lambda: ("create", "prod2") in stand.cloud.did, "it to be replaced")
+    stand.work(conductor, lambda: len(stand.alarms) == 2, "it to be seen to serve")
     stand.settle(conductor)
     assert stand.cloud.did == [("destroy", "prod2"), ("create", "prod2")]
     assert [(a.name, a.subject, a.firing) for a in stand.alarms] == [
@@ -711,6 +712,56 @@ def test_a_dead_machine_is_replaced_once_and_a_person_is_told(stand, monkeypatch
     stand.settle(conductor)
     assert stand.cloud.did == [("destroy", "prod2"), ("create", "prod2")]
     assert "not replaced a second time" in stand.alarms[2].summary
+
+
+def lose(stand, conductor, machine: str) -> None:
+    """Have a machine be gone until the conductor has decided what to do about it."""
+    stand.cloud.die(machine)
+    stand.work(conductor, lambda: stand.client.get("saltern:healing"), "it to be noticed")
+    # Its grace time passes, and less than what an answer of its minion is believed for.
+    stand.ahead += 25
+    stand.work(conductor, lambda: stand.alarms, "an alarm")
+
+
+def test_a_machine_that_cannot_be_replaced_is_told_of_with_what_is_left_to_do_until_it_is_back(
+    stand, monkeypatch
+):
+    monkeypatch.setattr(conductor_module, "PROBE_SECONDS", 0.0)
+    stand.cloud.add("prod1", "prod2", "prod3")
+    stand.change({"pools": {"prod": {"auto": False}}})
+    stand.cloud.fails["create"] = 99
+    conductor = stand.begin()
+    lose(stand, conductor, "prod2")
+    stand.work(conductor, lambda: stand.journal("intent.failed"), "it to be given up")
+    stand.settle(conductor)
+    lost = [a for a in stand.alarms if a.name == "MachineLost"]
+    assert [(a.firing, a.severity, a.undo) for a in lost[1:]] == [
+        (True, "critical", "salt-cloud -p prod prod2")
+    ]
+    assert lost[1].summary.startswith(
+        "prod2 is gone and could not be replaced: salt-cloud: create does not work"
+    )
+    assert [a.subject for a in stand.alarms if a.name == "IntentFailed"] == ["heal prod2"]
+    stand.cloud.fails.clear()
+    stand.cloud.create("prod", ["prod2"])
+    stand.work(conductor, lambda: not stand.alarms[-1].firing, "it to be seen to serve")
+    assert (stand.alarms[-1].name, stand.alarms[-1].subject) == ("MachineLost", "prod2")
+
+
+def test_a_machine_that_came_back_before_it_was_replaced_is_told_to_be_back(stand, monkeypatch):
+    monkeypatch.setattr(conductor_module, "PROBE_SECONDS", 0.0)
+    stand.cloud.add("prod1", "prod2", "prod3")
+
+    def hook(at: str) -> None:
+        if at == "heal.verify:before":
+            stand.cloud.dead.clear()
+            stand.cloud.observe()
+
+    conductor = stand.begin(hook)
+    lose(stand, conductor, "prod2")
+    stand.work(conductor, lambda: len(stand.alarms) == 2, "it to be seen to serve")
+    assert [(a.name, a.firing) for a in stand.alarms] == [("MachineLost", True), ("MachineLost", False)]
+    assert stand.cloud.did == []
 
 
 @pytest.mark.parametrize("who", ["the minion answers", "HAProxy reaches it", "HAProxy says nothing"])

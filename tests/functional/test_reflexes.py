@@ -69,9 +69,25 @@ def test_an_event_that_is_delivered_twice_has_one_effect(stand, fleet):
     assert reflex.canary_off(TAG, "staging1", payload)["changed"] is True
     runner("canary", fleet).on("looked at it")
     stand.await_share(30)
-    assert "was used before" in reflex.canary_off(TAG, "staging1", payload)["error"]
+    again = reflex.canary_off(TAG, "staging1", payload)
+    assert again["canary"] == "as it was" and "was used before" in again["why"]
     assert stand.share() == 30
     assert len(journal(stand, "canary.off")) == 1
+    # What came a moment ago by another way is no forgery.
+    assert AlertStore(stand.client).all() == []
+
+
+def test_an_event_from_before_another_one_is_a_replay_and_told(stand, fleet):
+    reflex = runner("reflex", fleet)
+    older = signed(fleet)
+    assert reflex.canary_off(TAG, "staging1", signed(fleet))["changed"] is True
+    runner("canary", fleet).on("looked at it")
+    stand.await_share(30)
+    assert "was used before" in reflex.canary_off(TAG, "staging1", older)["error"]
+    assert stand.share() == 30
+    assert [(alert.name, alert.subject) for alert in AlertStore(stand.client).all()] == [
+        ("EventRejected", "staging1")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -147,6 +163,17 @@ def test_without_redis_the_proxy_is_told_directly_and_the_registry_later(stand, 
     until(lambda: stand.client.exists("saltern:latch:canary"), "the latch in the registry")
     assert stand.registry.snapshot().latches["canary"].reason == "reflex: staging1 cpu 93 % (limit 50 %)"
     assert stand.share() == 0
+
+
+def test_without_redis_an_event_that_is_delivered_twice_has_one_effect(stand, fleet):
+    stand.redis.end(signal.SIGKILL)
+    payload = signed(fleet)
+    assert runner("reflex", fleet).canary_off(TAG, "staging1", payload)["canary"] == "off"
+    again = runner("reflex", fleet).canary_off(TAG, "staging1", payload)
+    assert again["canary"] == "as it was" and "was used before" in again["why"]
+    stand.start_redis()
+    until(lambda: stand.client.exists("saltern:latch:canary"), "the latch in the registry")
+    assert len(journal(stand, "canary.off")) == len(journal(stand, "admin.write")) == 1
 
 
 def test_without_redis_an_old_event_is_no_news(stand, fleet):

@@ -184,6 +184,9 @@ def master_settings(fleet: Fleet) -> dict[str, Any]:
     # A minion that comes up here must not become a proxy or a Redis: it is this host.
     chosen["reactor"] = [each for each in chosen["reactor"] if "salt/minion/*/start" not in each]
     assert len(chosen["reactor"]) == len(settings["reactor"]) - 1
+    # The quick reflexes alone: there is no cloud here for the conductor.
+    chosen["engines"] = [each for each in settings["engines"] if "reflex" in each]
+    assert len(chosen["engines"]) == 1
     return chosen
 
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from saltern import pressure
 from saltern.pressure import OK_REPEATS, fresh, restored, settings, step
 
-WANTED = {**pressure.DEFAULTS, "for": 2, "clear": 3, "refresh": 10.0}
+WANTED = {**pressure.DEFAULTS, "for": 2, "clear": 3, "refresh": 10.0, "calm": 86400.0}
 
 
 def said(
@@ -42,6 +42,16 @@ def said(
 )
 def test_samples_make_edges(samples, edges):
     assert said(samples) == edges
+
+
+def test_while_all_is_well_it_is_said_now_and_then_how_it_is():
+    wanted = {**WANTED, "calm": 20.0}
+    state, told = pressure.fresh(), []
+    for now in range(1000, 1070):
+        state, edge = pressure.step(state, 1.0 if now != 1040 else 90.0, now, wanted)
+        told += [(now, edge)] if edge else []
+    # At once, and then every 20 s, but not with a figure that may be about to be high.
+    assert told == [(1000, "ok"), (1020, "ok"), (1041, "ok"), (1061, "ok")]
 
 
 def test_an_end_is_said_again_a_few_times_and_then_no_more():
@@ -93,6 +103,7 @@ def test_a_refresh_forgets_neither_that_it_is_high_nor_when_it_was_said():
         ([{"roles": {"prod": {"high": 80}}}], {"high": 50}),
         ([{"interval": 5}, {"_beacon_name": "cpu"}, {"enabled": True}], {}),
         ([{"ignore": ["salt-minion"]}], {"ignore": ["salt-minion"]}),
+        ([{"waiting": False}], {"waiting": False}),
     ],
 )
 def test_settings_are_defaults_then_the_configuration_then_the_roles(config, expected):
@@ -116,6 +127,7 @@ def test_settings_are_defaults_then_the_configuration_then_the_roles(config, exp
         ([{"clear": None}], "clear: None is not a number of samples"),
         ([{"refresh": 0}], "refresh: 0 is not a number from 1"),
         ([{"ignore": "salt-minion"}], "ignore: 'salt-minion' is not a list"),
+        ([{"waiting": 1}], "waiting: 1 is not true or false"),
         ([{"roles": ["staging"]}], "roles: not a table"),
         ([{"roles": {"staging": 5}}], "roles: not a table"),
         ([{"roles": {"staging": {"low": 51}}}], "low: 51 is above high"),

@@ -160,3 +160,17 @@ def test_what_a_machine_uses_is_read_in_mebibytes_and_seconds(v1, tmp_path):
     (tmp_path / GROUP / "memory.current").write_text(f"{96 * 2**20}\n")
     (tmp_path / GROUP / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
     assert cgroup.usage(GROUP, tmp_path) == {"memory": 96.0, "cpu_seconds": 2.5}
+
+
+def test_a_group_is_preferred_by_its_weight(v2, tmp_path_factory):
+    root = tmp_path_factory.mktemp("other")
+    (root / "cpu" / GROUP).mkdir(parents=True)
+    cgroup.prefer(GROUP, 4, root)
+    assert (root / "cpu" / GROUP / "cpu.shares").read_text() == "4096"
+    (v2 / GROUP).mkdir(parents=True)
+    cgroup.prefer(GROUP, 4, v2)
+    assert (v2 / GROUP / "cpu.weight").read_text() == "400"
+    with pytest.raises(
+        SalternError, match=r"saltern-test/none: saltern-test/none/cpu\.weight cannot be written"
+    ):
+        cgroup.prefer("saltern-test/none", 4, v2)

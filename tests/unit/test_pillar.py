@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -144,6 +144,22 @@ def test_an_operators_name_is_not_the_systems(name):
     (line,) = pillar.faults(changed("common.users", {name: []}))
     assert line.startswith("pillar/common.sls: common.users: ")
     assert line.endswith("none of the system's own)")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"username": "fleet"}, "password_file: empty, and fleet needs a password"),
+        (
+            {"username": "fleet", "password_file": "/root/mail", "require_tls": False},
+            "require_tls: false, and a password goes over TLS alone; true is right",
+        ),
+        ({"username": "fleet", "password_file": "/root/mail"}, None),
+    ],
+)
+def test_a_password_at_the_smarthost_is_whole_and_goes_over_tls(changes, line):
+    values = changed("ops.mail", {**SHIPPED["ops"]["mail"], **changes})
+    assert list(pillar.faults(values)) == ([f"pillar/ops.sls: ops.mail.{line}"] if line else [])
 
 
 def test_every_fault_is_found_and_the_first_is_told_with_their_number():
@@ -295,6 +311,19 @@ MAY_KNOW = {
     "staging1": {"product", "flags-reader", "observer"},
     "ops1": {"observer"},
 }
+
+
+def test_only_ops_is_told_the_password_at_the_smarthost_and_a_missing_file_is_named(fleet, tmp_path):
+    folder = shutil.copytree(REPOSITORY / "pillar", tmp_path / "mail")
+    values = yaml.safe_load((folder / "ops.sls").read_text())
+    values["ops"]["mail"].update(username="fleet", password_file=str(tmp_path / "password"))
+    (folder / "ops.sls").write_text(yaml.safe_dump(values))
+    mailing = replace(fleet, pillar_dir=folder)
+    with pytest.raises(SalternError, match=r"ops\.mail\.password_file: .*password cannot be read"):
+        pillar.for_machine(mailing, "ops1")
+    (tmp_path / "password").write_text("s3cret\n")
+    assert pillar.for_machine(mailing, "ops1")["secrets"]["smarthost"] == "s3cret"
+    assert "s3cret" not in strings(pillar.for_machine(mailing, "prod1"))
 
 
 @pytest.mark.parametrize("machine", MAY_KNOW)

@@ -129,6 +129,18 @@ def limit(group: str, limits: Limits, root: Path = ROOT) -> None:
             raise SalternError(f"{group}: {file} = {value}: {error.strerror}") from error
 
 
+def prefer(group: str, times: float, root: Path = ROOT) -> None:
+    """Give a living group so many times the processor time that a group beside it gets which wants as much.
+
+    :raises SalternError: the host does not let us
+    """
+    file, value = (f"{group}/cpu.weight", 100) if is_v2(root) else (f"cpu/{group}/cpu.shares", 1024)
+    try:
+        (root / file).write_text(str(round(value * times)))
+    except OSError as error:
+        raise SalternError(f"{group}: {file} cannot be written: {error.strerror}") from error
+
+
 def processes(group: str, root: Path = ROOT) -> list[int]:
     """Every process of the group and the groups below it."""
     found: set[int] = set()
