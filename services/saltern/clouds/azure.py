@@ -14,7 +14,7 @@ from typing import Any
 
 from libcloud.common.azure_arm import AzureAuthJsonResponse, AzureResourceManagementConnection
 from libcloud.common.exceptions import BaseHTTPError
-from libcloud.compute.base import Node, NodeAuthSSHKey, NodeDriver, NodeSize
+from libcloud.compute.base import Node, NodeAuthSSHKey, NodeDriver, NodeImage, NodeSize
 from libcloud.compute.drivers import azure_arm
 from libcloud.compute.drivers.azure_arm import AzureImage, AzureNic, AzureNodeDriver, AzureSubnet
 from libcloud.http import LibcloudConnection
@@ -88,15 +88,25 @@ def _options(settings: Settings, more: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
+def _image(name: str) -> list[str]:
+    parts = name.split(":")
+    if len(parts) != 4:
+        raise SalternError(
+            f"image {name!r}: Azure's are publisher:offer:sku:version, such as Debian:debian-12:12-gen2:latest"
+        )
+    return parts
+
+
+def images(driver: AzureNodeDriver, settings: Settings) -> Sequence[NodeImage]:
+    """The images of the configured one's publisher and offer."""
+    publisher, offer, _, _ = _image(settings.image)
+    return driver.list_images(ex_publisher=publisher, ex_offer=offer)
+
+
 def create(driver: AzureNodeDriver, settings: Settings, order: Order, options: Mapping[str, Any]) -> Node:
     chosen = _options(settings, options)
     where = dialect.location(driver, order.location)
-    parts = order.image.split(":")
-    if len(parts) != 4:
-        raise SalternError(
-            f"image {order.image!r}: Azure's are publisher:offer:sku:version, such as Debian:debian-12:12-gen2:latest"
-        )
-    publisher, offer, sku, version = parts
+    publisher, offer, sku, version = _image(order.image)
     subnet = _path(
         settings, "Microsoft.Network/virtualNetworks", f"{chosen['network']}/subnets/{chosen['subnet']}"
     )
@@ -201,6 +211,7 @@ DIALECT = Dialect(
     nodes=nodes,
     scan=scan,
     look=look,
+    images=images,
     destroy=destroy,
     leftovers=leftovers,
     resize=resize,

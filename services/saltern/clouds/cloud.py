@@ -1,9 +1,9 @@
 """Machines of one rented cloud: made, listed, started, stopped, resized, ended. Nothing is left over, whatever fails.
 
 A machine is asked for under a token that marks it in the cloud and is written down here before. Where a request is
-answered by silence, what bears the token tells whether it was obeyed. What cannot be carried to its end is removed; what
-cannot even be removed, because the cloud does not answer or this program was killed, stays written down, and the next
-`create`, `destroy` or `sweep` removes it.
+answered by silence, what bears the token tells whether it was obeyed. What cannot be carried to its end is removed.
+What cannot even be removed, because the cloud does not answer or this program was killed, stays written down, and the
+next `create`, `destroy` or `sweep` removes it.
 """
 
 from __future__ import annotations
@@ -346,7 +346,9 @@ class Cloud:
 
     def images(self) -> dict[str, dict[str, Any]]:
         """What machines can be made of, by id."""
-        found = self.asking.ask(f"{self.settings.alias}: list images", self.driver.list_images)
+        found = self.asking.ask(
+            f"{self.settings.alias}: list images", lambda: self.dialect.images(self.driver, self.settings)
+        )
         return {
             str(image.extra.get("slug") or image.id): {"id": str(image.id), "name": image.name}
             for image in found

@@ -1,4 +1,4 @@
-"""What differs between clouds, as a value: libcloud's calls have the same names everywhere, their arguments have not."""
+"""What differs between clouds, as a value: libcloud's calls have the same names everywhere, their arguments not."""
 
 from __future__ import annotations
 
@@ -93,6 +93,7 @@ class Dialect:
     :ivar resize: change the size of a stopped machine; None where that is not possible
     :ivar destroy: end a machine
     :ivar leftovers: what to call to remove what a machine by this name leaves behind beside itself
+    :ivar images: those worth showing, where a cloud has hundreds of thousands
     :ivar state: of a machine
     :ivar user_data_limit: bytes
     """
@@ -107,6 +108,9 @@ class Dialect:
     nodes: Callable[[NodeDriver, Settings], Sequence[LibcloudNode]]
     look: Callable[[NodeDriver, Settings, LibcloudNode], LibcloudNode | None]
     scan: Callable[[NodeDriver, Settings], Sequence[LibcloudNode]] | None = None
+    images: Callable[[NodeDriver, Settings], Sequence[NodeImage]] = lambda driver, settings: (
+        driver.list_images()
+    )
     start: Callable[[NodeDriver, LibcloudNode], object] = lambda driver, node: driver.start_node(node)
     stop: Callable[[NodeDriver, LibcloudNode], object] = lambda driver, node: driver.stop_node(node)
     destroy: Callable[[NodeDriver, LibcloudNode], object] = lambda driver, node: driver.destroy_node(node)

@@ -13,6 +13,8 @@ from saltern.clouds.dialect import Dialect, Order
 from saltern.clouds.settings import Settings
 from saltern.errors import SalternError
 
+# Whose images are listed where no `image_owner` is given: Debian's own account.
+DEBIAN = "136693071363"
 STATES = {
     "pending": dialect.PENDING, "running": dialect.RUNNING, "stopping": dialect.PENDING, "stopped": dialect.STOPPED,
     "shutting-down": dialect.GONE, "terminated": dialect.GONE,
@@ -59,7 +61,7 @@ def look(driver: NodeDriver, settings: Settings, node: Node) -> Node | None:
 
 DIALECT = Dialect(
     secrets=("key", "secret"),
-    options=("subnet_id", "security_group_ids", "assign_public_ip", "iam_profile", "keyname"),
+    options=("subnet_id", "security_group_ids", "assign_public_ip", "iam_profile", "keyname", "image_owner"),
     connect=connect,
     create=create,
     labels=lambda node: node.extra.get("tags") or {},
@@ -70,6 +72,7 @@ DIALECT = Dialect(
     state=lambda node: STATES.get(str(node.extra.get("status")), dialect.plain_state(node)),
     nodes=nodes,
     look=look,
+    images=lambda driver, settings: driver.list_images(ex_owner=settings.options.get("image_owner", DEBIAN)),
     resize=lambda driver, node, size: driver.ex_change_node_size(node, size),
     repeatable=True,
     user_data_limit=16_384,

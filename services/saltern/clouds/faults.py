@@ -34,7 +34,12 @@ PHRASES = (
 
 @dataclass(frozen=True)
 class Fault:
-    """:ivar kind: one of the kinds above; :ivar words: the cloud's own, on one line; :ivar after: seconds it asks for"""
+    """What came back.
+
+    :ivar kind: one of the kinds above
+    :ivar words: the cloud's own, on one line
+    :ivar after: seconds it asks us to wait
+    """
 
     kind: str
     words: str
