@@ -23,7 +23,7 @@ from saltern.clouds.cloud import Cloud
 from saltern.clouds.dialect import Dialect
 from saltern.fleet import REPOSITORY, Fleet
 from saltern.local import cgroup, image, machine
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 QUICK = {"base": 1, "settle": 1, "poll": 5, "ready": 300, "whole": 300, "quota": 20}
 DIGITALOCEAN = {
@@ -59,12 +59,17 @@ ENVIRONMENT = {
 }  # fmt: skip
 
 
+class _Silent(WSGIRequestHandler):
+    def log_request(self, *args: object) -> None:
+        """Say nothing."""
+
+
 @contextmanager
 def moto_ec2() -> Iterator[int]:
     """moto's server on a free port, in the one point put right in which it is not EC2.
 
-    An answer of EC2 bears the version that was asked for in its namespace, which libcloud looks for; moto's bears the
-    version its template was written for.
+    An answer of EC2 bears the version that was asked for in its namespace, as a folder with a slash at its end; moto's
+    has no slash, and libcloud, which looks for it, sees nothing in the answer.
     """
     application = DomainDispatcherApplication(create_backend_app)
 
@@ -78,13 +83,13 @@ def moto_ec2() -> Iterator[int]:
         payload = b"".join(parts)
         if "Version" in asked:
             named = f"ec2.amazonaws.com/doc/{asked['Version'][0]}/".encode()
-            payload = re.sub(rb"ec2\.amazonaws\.com/doc/[0-9-]+/", named, payload)
+            payload = re.sub(rb"ec2\.amazonaws\.com/doc/[0-9-]+/?(?=\")", named, payload)
         status, headers = kept[:2]
         headers = [(key, value) for key, value in headers if key.lower() != "content-length"]
         start_response(status, [*headers, ("Content-Length", str(len(payload)))])
         return [payload]
 
-    server = make_server("127.0.0.1", 0, versioned, threaded=True)
+    server = make_server("127.0.0.1", 0, versioned, threaded=True, request_handler=_Silent)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
