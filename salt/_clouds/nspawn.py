@@ -118,7 +118,7 @@ def create(vm_):
         files = _minion_files(vm_)
         _event("requesting", name, **about, kwargs={"memory": limits.memory, "cpus": limits.cpus})
         made = machine.create(fleet, name, limits, vm_["profile"] or "", files)
-    except SalternError as error:
+    except (SalternError, SaltCloudConfigError) as error:
         # The key was accepted before the machine was asked for: nobody may come with it now.
         if name not in fleet.inventory() or not fleet.inventory()[name]["made"]:
             salt.utils.cloud.remove_key(__opts__["pki_dir"], name)

@@ -1,0 +1,203 @@
+"""What a rented machine is told at its first boot: cloud-init data that makes it a minion of its fleet, with no ssh.
+
+The same locked packages go into it as into a local machine's image, each checked against its hash. The minion's key is
+in there, so that the master knows it before it first calls: whoever can read a machine's user data could be that
+machine, which is why nobody but root may ask the cloud's metadata service for it afterwards.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from saltern.errors import SalternError
+from saltern.local.image import BASE_PACKAGES, MINION_UNIT, MINION_VENV
+
+LOCK_PATH = "/usr/local/share/saltern/minion.txt"
+JOIN_PATH = "/usr/local/sbin/saltern-join"
+GUARD_PATH = "/etc/saltern/metadata.nft"
+# Beside a local machine's: what compiles the few parts of Salt that are published as source only, and the guard.
+PACKAGES = (*BASE_PACKAGES, "gcc", "libc6-dev", "nftables", "python3-dev")
+# What a source distribution is built with; installed first, so that building fetches nothing that is not locked.
+BUILDERS = ("packaging", "setuptools", "wheel")
+# Where clouds answer who asks from inside a machine: all of them, and Azure's second.
+METADATA_ADDRESSES = ("169.254.169.254", "168.63.129.16")
+
+GUARD = f"""table inet saltern_metadata {{
+  chain output {{
+    type filter hook output priority filter; policy accept;
+    ip daddr {{ {", ".join(METADATA_ADDRESSES)} }} meta skuid != 0 reject
+  }}
+}}
+"""
+GUARD_UNIT = f"""[Unit]
+Description=Nobody but root asks the cloud for this machine's data
+DefaultDependencies=no
+Before=network-pre.target
+Wants=network-pre.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStartPre=-/usr/sbin/nft delete table inet saltern_metadata
+ExecStart=/usr/sbin/nft -f {GUARD_PATH}
+
+[Install]
+WantedBy=multi-user.target
+"""
+JOIN = """#!/bin/sh
+# Makes this machine a minion of its fleet. Harmless to run again: what is there is left as it is.
+set -eu
+venv={venv}
+lock={lock}
+
+# Networks and mirrors fail now and then, most of all at a first boot.
+insist() {{
+  for pause in 5 15 45 90 0; do
+    "$@" && return 0
+    [ "$pause" = 0 ] || sleep "$pause"
+  done
+  echo "saltern-join: failed for good: $*" >&2
+  return 1
+}}
+
+install_packages() {{
+  apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends install {packages}
+}}
+
+install_minion() {{
+  python3 -m venv --clear "$venv" &&
+    pip_install "$lock.build" &&
+    pip_install "$lock"
+}}
+
+pip_install() {{
+  "$venv/bin/pip" install -q --disable-pip-version-check --no-deps --no-build-isolation --require-hashes {index}-r "$1"
+}}
+
+has_minion() {{ "$venv/bin/salt-minion" --version 2>/dev/null | grep -qwF '{version}'; }}
+
+insist install_packages
+systemctl daemon-reload
+systemctl enable --quiet --now saltern-metadata.service
+has_minion || insist install_minion
+systemctl enable --quiet --now salt-minion.service
+"""
+
+
+@dataclass(frozen=True)
+class Minion:
+    """Who the machine is to be.
+
+    :ivar config: its minion's configuration, YAML
+    :ivar private_key: PEM
+    :ivar public_key: PEM
+    :ivar master_key: the master's public key, PEM: no other master is believed
+    """
+
+    name: str
+    config: str
+    private_key: str = field(repr=False)
+    public_key: str
+    master_key: str
+
+
+def write(minion: Minion, lock: str, *, index_url: str = "") -> str:
+    """The user data for one machine.
+
+    :param lock: the requirements of its Salt, with hashes; see `pruned`
+    :param index_url: where its packages come from, if not from where pip looks by itself
+    :raises SalternError: the lock has no Salt, or the URL is none
+    """
+    version = re.search(r"^salt==([\w.]+)", lock, re.MULTILINE)
+    if not version:
+        raise SalternError("requirements: the lock names no version of salt")
+    if index_url and not re.fullmatch(r"https?://[\w.:@%/~+-]+", index_url):
+        raise SalternError(f"index_url {index_url!r} is not a URL of an index of Python packages")
+    builders, rest = _split(lock)
+    join = JOIN.format(
+        venv=MINION_VENV, lock=LOCK_PATH, packages=" ".join(PACKAGES), version=version[1],
+        index=f"--index-url '{index_url}' " if index_url else "",
+    )  # fmt: skip
+    files = {
+        "/etc/salt/minion": (minion.config, "0640"),
+        "/etc/salt/pki/minion/minion.pem": (minion.private_key, "0400"),
+        "/etc/salt/pki/minion/minion.pub": (minion.public_key, "0644"),
+        "/etc/salt/pki/minion/minion_master.pub": (minion.master_key, "0644"),
+        "/etc/systemd/system/salt-minion.service": (MINION_UNIT, "0644"),
+        "/etc/systemd/system/saltern-metadata.service": (GUARD_UNIT, "0644"),
+        GUARD_PATH: (GUARD, "0644"),
+        JOIN_PATH: (join, "0755"),
+        LOCK_PATH: (rest, "0644"),
+        f"{LOCK_PATH}.build": (builders, "0644"),
+    }
+    document = {
+        "hostname": minion.name,
+        "preserve_hostname": False,
+        "manage_etc_hosts": True,
+        "ssh_pwauth": False,
+        "disable_root": True,
+        "write_files": [_file(path, text, mode) for path, (text, mode) in files.items()],
+        "runcmd": [[JOIN_PATH]],
+    }
+    # JSON is YAML.
+    return "#cloud-config\n" + json.dumps(document, separators=(",", ":")) + "\n"
+
+
+def _file(path: str, text: str, mode: str) -> dict[str, str]:
+    """A file for cloud-init: what is long goes compressed, because user data has a limit of 16 KiB on EC2."""
+    about = {"path": path, "owner": "root:root", "permissions": mode}
+    if len(text) < 600:
+        return {**about, "content": text}
+    packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+    return {**about, "encoding": "gz+b64", "content": packed}
+
+
+def _split(lock: str) -> tuple[str, str]:
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for name, lines in _entries(lock):
+        parts[name in BUILDERS].append("\n".join(lines))
+    return "\n".join(parts[True]) + "\n", "\n".join(parts[False]) + "\n"
+
+
+def _entries(lock: str) -> list[tuple[str, list[str]]]:
+    """The entries of a lock file: each a package's name and its lines."""
+    found: list[tuple[str, list[str]]] = []
+    for line in lock.splitlines():
+        if match := re.match(r"([a-z0-9][a-z0-9._-]*)==", line):
+            found.append((match[1], [line]))
+        elif line.lstrip().startswith("--hash=") and found:
+            found[-1][1].append(line)
+    return found
+
+
+def pruned(lock: str, held: Collection[str], environment: Mapping[str, str] | None = None) -> str:
+    """A lock shortened to what one kind of machine installs.
+
+    :param held: SHA-256 sums, hex, of the packages such a machine has been seen to install. A package none of whose
+        hashes is among them keeps all it has: it is published as source, which has few.
+    :param environment: PEP 508 values of that machine's Python, this one's where not given
+    """
+    from packaging.requirements import Requirement
+
+    kept = []
+    for _, lines in _entries(lock):
+        requirement = Requirement(lines[0].rstrip(" \\"))
+        if requirement.marker and not requirement.marker.evaluate(dict(environment or {})):
+            continue
+        hashes = [match[1] for line in lines[1:] if (match := re.search(r"sha256:([0-9a-f]{64})", line))]
+        wanted = [each for each in hashes if each in held] or hashes
+        head = f"{requirement.name}{requirement.specifier}"
+        kept.append(" \\\n".join([head, *(f"  --hash=sha256:{each}" for each in wanted)]))
+    return "\n".join(kept) + "\n"
+
+
+def held_wheels(folder: Path) -> set[str]:
+    """The SHA-256 sums of the wheels this master's own machines are made with."""
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.whl"))}
