@@ -48,7 +48,7 @@ canary:
     # Shortest time at each share, in seconds. Five minutes give cpu samples enough independent ones. The hard limits are
     # looked at all the time; the comparison with production is made when this time is over and, while the judge holds,
     # again after each fifth of it.
-    step_seconds: 25
+    step_seconds: 300
     # How long after that the judge may hold, or say nothing, before a person is asked, in seconds.
     hold_seconds: 900
     # Shares a person must agree to before they are taken, for example [60, 100]. Empty: time and the judge decide alone.
