@@ -23,7 +23,8 @@ canary:
     # Latency in milliseconds that latency_percentile per cent of the requests must stay within.
     latency_limit_ms: 1000.0
     latency_percentile: 95.0
-    # CPU and memory, per cent of the machine's own limit: more than half of the window above it is saturation.
+    # CPU and memory of the product, per cent of the machine's own limit: more than half of the window above it is
+    # saturation.
     cpu_limit_percent: 90.0
     memory_limit_percent: 90.0
 

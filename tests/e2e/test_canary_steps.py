@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,8 @@ def deploy(
         shutil.copytree(PRODUCT / "product", package, ignore=shutil.ignore_patterns("__pycache__"))
         text = (package / "app.py").read_text()
         assert text.count(ROUTE) == 1
-        (package / "app.py").write_text(text.replace(ROUTE, ROUTE + lines))
+        # What was aborted in an earlier run never starts again: every run has releases of its own.
+        (package / "app.py").write_text(text.replace(ROUTE, ROUTE + lines) + f"\n# {uuid.uuid4()}\n")
         return put(artifact.build(fleet, package, PRODUCT / "requirements.txt", "r"))
 
     yield change
@@ -98,8 +100,10 @@ def test_a_good_release_gets_more_step_by_step_unless_a_person_says_no(
         # As many requests as are needed by default, and as many samples.
         verdict = runner(live, "judge", "90", "min_requests=500")
         assert verdict["verdict"] == "pass", verdict
-        assert verdict["metrics"]["cpu"]["canary_n"] >= 20
-        assert verdict["metrics"]["memory"]["baseline_n"] >= 20
+        # Every machine tells one sample a second, but for the last that are on their way.
+        seconds = verdict["window"]["seconds"]
+        assert verdict["metrics"]["cpu"]["canary_n"] > 0.6 * seconds
+        assert verdict["metrics"]["memory"]["baseline_n"] > 0.6 * seconds
         again = runner(live, "judge", "share=50", "min_requests=10000000")
         assert again["verdict"] == "hold", "the window of a step, by other thresholds"
 
