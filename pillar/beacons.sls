@@ -31,3 +31,10 @@ beacons:
     - refresh: 30
     - calm: 60
     - roles: {}
+
+  # What the product uses of every machine it runs on, for the judge of the canary: no threshold, and nothing reacts to it.
+  samples:
+    # The systemd service that is looked at. A machine that does not run it says nothing.
+    - service: product
+    # Samples, one a second, that are told at once: so many seconds after it the judge knows of one.
+    - batch: 10

@@ -7,8 +7,8 @@ canary:
     # How much must be seen ---------------------------------------------------------------------------------------
     # Requests in each of the two windows. Fewer and the judge holds.
     min_requests: 500
-    # Samples (one a second) of cpu and memory from every canary machine and from production altogether; also latencies,
-    # where they are recorded per second. Below about 20 chance decides.
+    # Samples (one a second) of the product's cpu and memory from every canary machine and from production altogether;
+    # also latencies, where they are recorded per second. Below about 20 chance decides.
     min_samples: 20
     # Independent samples those must be worth on each side before they are tested at all (samples of neighbouring
     # seconds resemble each other). Below this a difference within the tolerance passes and a larger one holds.
@@ -23,7 +23,8 @@ canary:
     # Latency in milliseconds that latency_percentile per cent of the requests must stay within.
     latency_limit_ms: 1000.0
     latency_percentile: 95.0
-    # CPU and memory, per cent of the machine's own limit: more than half of the window above it is saturation.
+    # CPU and memory of the product, per cent of the machine's own limit: more than half of the window above it is
+    # saturation.
     cpu_limit_percent: 90.0
     memory_limit_percent: 90.0
 
@@ -41,12 +42,19 @@ canary:
     # false_alarm.
     suspicion: 0.05
 
+  # `salt-run canary.start` takes the release that staging runs through these shares.
   steps:
     # Shares of the traffic, in per cent, one after the other. They rise and end at 100.
     shares: [5, 10, 30, 60, 100]
-    # Shortest time at each share, in seconds. Five minutes give cpu samples enough independent ones.
+    # Shortest time at each share, in seconds. Five minutes give cpu samples enough independent ones. The hard limits are
+    # looked at all the time; the comparison with production is made when this time is over and, while the judge holds,
+    # again after each fifth of it.
     step_seconds: 300
     # How long after that the judge may hold, or say nothing, before a person is asked, in seconds.
     hold_seconds: 900
     # Shares a person must agree to before they are taken, for example [60, 100]. Empty: time and the judge decide alone.
     pause_before: []
+    # Whether a release begins by itself as soon as staging runs it and production does not. Off, because it takes the
+    # share out of your hands: whatever share you set falls to the first of `shares` at every deployment, and where too few
+    # requests come for the judge you are asked at every one. On suits a fleet whose traffic fills a window in a step.
+    auto: false

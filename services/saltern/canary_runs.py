@@ -15,11 +15,11 @@ from typing import Any
 
 import redis
 
-from saltern import canary_control, members, overview, pillar, secrets, windows
+from saltern import canary_control, members, overview, pillar, samples, secrets, stepping, windows
 from saltern import judge as judging
 from saltern.errors import SalternError
 from saltern.fleet import Fleet, role_of, write_atomically
-from saltern.registry import Registry, check_share
+from saltern.registry import Registry, check_share, check_text
 
 _TIMEOUT_S = 5.0
 _LONGEST_S = 7200
@@ -27,12 +27,16 @@ _LONGEST_S = 7200
 
 
 def status(fleet: Fleet) -> dict[str, Any]:
-    """The canary's share and latch.
+    """The canary's share and latch, and where its steps are.
 
-    Raises SalternError, RegistryError or redis.RedisError when the registry cannot be read.
+    Raises SalternError, RegistryError, StepsError or redis.RedisError when the registry cannot be read.
     """
     registry = _registry(fleet)
-    return overview.canary(registry.snapshot(), overview.read_observed(registry.client))
+    view = stepping.look(registry)
+    return {
+        **overview.canary(view.registry, overview.read_observed(registry.client)),
+        "steps": stepping.shown(view.steps),
+    }
 
 
 def share(fleet: Fleet, percent: object, *, cause: str = "", by: str) -> dict[str, Any]:
@@ -78,23 +82,55 @@ def off_by_proxies(fleet: Fleet, reason: str, problem: str, *, cause: str = "", 
     return {"redis": problem, **answers}
 
 
-def judge(
-    fleet: Fleet, seconds: object = 300, *, save: str = "", thresholds: Mapping[str, Any] | None = None
+def step(
+    fleet: Fleet,
+    kind: str,
+    release: str = "",
+    *,
+    by: str,
+    reason: str = "",
+    cause: str = "",
+    question: int | None = None,
 ) -> dict[str, Any]:
-    """Judge the canary on what the controller recorded in the last ``seconds``.
+    """Start, pause, resume, promote or abort a release by steps; `stepping.give` says which release is meant.
+
+    Raises StepsError when it is not possible, RegistryError, SalternError, redis.RedisError.
+    """
+    check_text(reason, "reason")
+    plan = stepping.Settings.from_pillar(pillar.load(fleet.pillar_dir)).plan
+    moved = stepping.give(
+        _registry(fleet), plan, kind, release, by=by, reason=reason, cause=cause, question=question
+    )
+    return moved.to_data()
+
+
+def judge(
+    fleet: Fleet,
+    seconds: object = 300,
+    *,
+    save: str = "",
+    share: object = None,
+    thresholds: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Judge the canary on what the controller and the machines recorded in the last ``seconds``.
 
     Thresholds come from the pillar's ``canary:judge``, then from ``thresholds``; ``save`` names a file for
-    the record. Machines' own samples of cpu and memory are not recorded yet, so on those the judge holds.
+    the record. With ``share``, what was compared at that step of the release under way is judged again.
 
     Raises SalternError on a bad number and when there is nothing to judge, and redis.RedisError.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 1 <= seconds <= _LONGEST_S:
         raise SalternError(f"canary.judge: seconds {seconds!r} is not a number from 1 to {_LONGEST_S}")
+    client = _registry(fleet).client
     configured = pillar.load(fleet.pillar_dir)["canary"]["judge"]
     try:
         limits = judging.Thresholds().with_values(configured).with_values(thresholds or {})
-        entries = windows.read(_registry(fleet).client, seconds)
-        canary, production = windows.pair(entries)
+        if share is None:
+            now, _ = client.time()
+            canary, production = samples.judged(client, windows.read(client, now - seconds))
+        else:
+            kept = stepping.kept_window(client, check_share(share))
+            canary, production = kept.canary, kept.baseline
         record = judging.Record(canary, production, limits)
         verdict = judging.judge(canary, production, limits)
     except judging.JudgeError as error:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import redis
 
@@ -20,26 +20,33 @@ from saltern.errors import SalternError
 from saltern.fleet import Fleet
 from saltern.members import link
 from saltern.provisioning import Alarm, SaltCloud
+from saltern.samples import Recorder
+from saltern.stepping import Settings as StepSettings
+from saltern.stepping import Stepper
 
 log = logging.getLogger("saltern.conducting")
 
 LISTEN_SECONDS = 0.2
 
 
-class PillarSettings:
-    """The settings in a fleet's pillar, read again when a file changes; a pillar that became wrong changes nothing."""
+T = TypeVar("T")
 
-    def __init__(self, folder: Path) -> None:
+
+class PillarSettings(Generic[T]):
+    """What is read of a fleet's pillar, again when a file changes; a pillar that became wrong changes nothing."""
+
+    def __init__(self, folder: Path, read: Callable[[Mapping[str, Any]], T]) -> None:
         self._folder = folder
+        self._read = read
         self._stamp: object = None
-        self._settings: Settings | None = None
+        self._settings: T | None = None
 
-    def __call__(self) -> Settings:
+    def __call__(self) -> T:
         """:raises SalternError: the pillar was never right"""
         stamp = sorted((p.name, p.stat().st_mtime_ns) for p in self._folder.glob("*.sls"))
         if stamp != self._stamp or self._settings is None:
             try:
-                self._settings = Settings.from_pillar(pillar.load(self._folder)["scaling"])
+                self._settings = self._read(pillar.load(self._folder))
             except SalternError as error:
                 if self._settings is None:
                     raise
@@ -69,7 +76,8 @@ def conduct(
     listen: Callable[[float], Mapping[str, Any] | None],
     fire: Callable[[str, dict[str, Any]], object],
 ) -> None:
-    """Run the conductor of the fleet kept in `state_dir`, until the master that started this is gone.
+    """Run the conductor and the canary's steps of the fleet kept in `state_dir`, until the master that started this is
+    gone.
 
     Alarms are alerts, kept in Redis and mailed from there; they are also put on the bus as ``saltern/alert/firing`` and
     ``resolved``, with the fields of `provisioning.Alarm`.
@@ -93,28 +101,40 @@ def conduct(
     master = os.getppid()
     # An engine that outlived its master must end first: two would both believe to be the only one.
     with fleet.locked("conductor"):
+        kept = secrets.load(fleet)["events"]
         conductor = Conductor(
-            client, SaltCloud(fleet), secrets.load(fleet)["events"], PillarSettings(fleet.pillar_dir),
+            client, SaltCloud(fleet), kept,
+            PillarSettings(fleet.pillar_dir, lambda pillar: Settings.from_pillar(pillar["scaling"])),
             fire=say, alarm=alarm,
+        )  # fmt: skip
+        recorder = Recorder(client, kept)
+        stepper = Stepper(
+            client, PillarSettings(fleet.pillar_dir, StepSettings.from_pillar), fire=say, alarm=alarm,
+            recorder=recorder,
         )  # fmt: skip
         failed: list[BaseException] = []
 
-        def run() -> None:
+        def run(work: Callable[[], None]) -> None:
             try:
-                conductor.run()
+                work()
             except BaseException as error:  # noqa: BLE001 - raised again below, in the engine's own thread
                 failed.append(error)
 
-        thread = threading.Thread(target=run, name="conductor", daemon=True)
-        thread.start()
+        workers = (("conductor", conductor.run), ("steps", stepper.run))
+        threads = [
+            threading.Thread(target=run, args=(work,), name=name, daemon=True) for name, work in workers
+        ]
+        for thread in threads:
+            thread.start()
         try:
-            while thread.is_alive() and os.getppid() == master:
+            while all(thread.is_alive() for thread in threads) and os.getppid() == master:
                 event = listen(LISTEN_SECONDS)
-                if event:
+                if event and not recorder.hear(event["tag"], event["data"]):
                     conductor.hear(event["tag"], event["data"])
                 while not said.empty():
                     fire(*said.get())
         finally:
             conductor.stop()
+            stepper.stop()
         if failed:
             raise failed[0]

@@ -23,12 +23,12 @@ The metrics
     latency       median of the latencies, in milliseconds.
     latency tail  the 95th percentile; only when single requests were recorded, since a minute holds too few
                   seconds to say anything about one second in twenty.
-    cpu           median CPU use in per cent of the machine's own limit. When the canary's machines carry more
-                  requests each than production's, the canary's value is divided by that ratio first; the
-                  reason says so. It is never multiplied: what an idle machine costs would then count against
-                  a canary with a small share. So at a small share extra CPU use is judged leniently and is
-                  seen at the larger ones.
-    memory        median memory use in per cent of the machine's own limit.
+    cpu           median CPU use of the product, in per cent of its machine's own limit. When the canary's
+                  machines carry more requests each than production's, the canary's value is divided by
+                  that ratio first; the reason says so. It is never multiplied: what an idle machine costs
+                  would then count against a canary with a small share. So at a small share extra CPU use
+                  is judged leniently and is seen at the larger ones.
+    memory        median memory use of the product, in per cent of its machine's own limit.
 
 Reading the table
     canary, production   the two values above, in the metric's unit.
@@ -129,7 +129,8 @@ class JudgeError(ValueError):
 class Host:
     """Samples of one machine over a window, oldest first, one a second.
 
-    cpu_percent, memory_percent: use in per cent of the machine's own limit; empty when nothing was received.
+    cpu_percent, memory_percent: the product's use in per cent of the machine's own limit; empty when nothing was
+        received.
     """
 
     id: str

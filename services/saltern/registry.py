@@ -13,6 +13,8 @@ Keys, all under ``saltern:``
 ``split``            hash     share, by, since
 ``latch:canary``     hash     present while the canary is off: reason, cause, by, since, releases
 ``forced``           set      ids a person allowed to leave even as the last live production server
+``steps``            hash     state (JSON of ``steps.State``); of its last move: kind, fields, journal, by; what was
+                              told of it: told, alarm
 ``revision``         integer  raised by every change
 ``journal``          stream   kind, subject, cause, who, fields (JSON), revision
 ===================  =======  ================================================================================
@@ -41,6 +43,7 @@ INSTANCES = PREFIX + "instances"
 INSTANCE = PREFIX + "instance:"
 FORCED = PREFIX + "forced"
 LATCH = PREFIX + "latch:canary"
+STEPS = PREFIX + "steps"
 
 POOLS = ("prod", "canary")
 WANTS = ("ready", "drain", "maint")
@@ -326,8 +329,8 @@ def _seconds(text: str) -> float:
 # --- the scripts
 
 _PRELUDE = """
-local revision_key, journal_key, instances_key, split_key, latch_key, forced_key =
-    KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local revision_key, journal_key, instances_key, split_key, latch_key, forced_key, steps_key =
+    KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local who, cause, expect, journal_length = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local instance_prefix = ARGV[5]
 
@@ -476,9 +479,26 @@ return commit('canary.on', 'canary', {reason = ARGV[6]})
 """
 )
 
+_STEP = (
+    _PRELUDE
+    + """
+local state, share, kind, fields = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+if share ~= '' then redis.call('HSET', split_key, 'share', share, 'by', who, 'since', now()) end
+local new = redis.call('INCR', revision_key)
+local line = note(kind, 'canary', fields, new)
+redis.call('HSET', steps_key, 'state', state, 'kind', kind, 'fields', fields, 'journal', line, 'by', who)
+redis.call('PUBLISH', revision_key, new)
+return {'changed', new, line}
+"""
+)
+
 _NOTE = _PRELUDE + "return {'noted', revision(), note(ARGV[6], ARGV[7], ARGV[8], revision())}"
 
+<<<<<<< HEAD
 _KEYS = (REVISION, JOURNAL, INSTANCES, SPLIT, LATCH, FORCED, COUNTERS)
+=======
+_KEYS = (REVISION, JOURNAL, INSTANCES, SPLIT, LATCH, FORCED, STEPS)
+>>>>>>> steps
 
 
 class Registry:
@@ -496,6 +516,7 @@ class Registry:
         self._share = client.register_script(_SHARE)
         self._canary_off = client.register_script(_CANARY_OFF)
         self._canary_on = client.register_script(_CANARY_ON)
+        self._step = client.register_script(_STEP)
         self._note = client.register_script(_NOTE)
 
     def snapshot(self) -> State:
@@ -600,6 +621,26 @@ class Registry:
     def canary_on(self, *, reason: str = "", cause: str = "", by: str = "salt") -> Change:
         """Open the latch. The controller still waits for a healthy canary before it sends anything there."""
         return self._write(self._canary_on, (check_text(reason, "canary.reason"),), by, cause)
+
+    def step(
+        self,
+        state: str,
+        share: int | None,
+        kind: str,
+        fields: Mapping[str, Any],
+        *,
+        by: str,
+        cause: str = "",
+        expect_revision: int,
+    ) -> Change:
+        """Move the canary's progressive steps: their new state, the share that goes with it (None: as it is), and
+        the journal line that tells of it, all at once.
+
+        Raises Conflict when anything in the registry changed since it was read.
+        """
+        wanted = "" if share is None else check_share(share)
+        args = (state, wanted, check_text(kind, "journal.kind"), json.dumps(dict(fields)))
+        return self._write(self._step, args, by, cause, expect_revision)
 
     def note(self, kind: str, subject: str, fields: Mapping[str, Any], *, by: str, cause: str = "") -> str:
         """Append a line to the journal that changes no desired state; returns its id."""

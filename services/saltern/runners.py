@@ -12,9 +12,10 @@ import redis
 from saltern.errors import SalternError
 from saltern.redis_link import ConfigError
 from saltern.registry import RegistryError
+from saltern.steps import StepsError
 
 # What can be wrong with a person's input or with the world; anything else is a defect and shows its traceback.
-EXPECTED = (SalternError, RegistryError, ConfigError, redis.RedisError)
+EXPECTED = (SalternError, RegistryError, ConfigError, StepsError, redis.RedisError)
 
 
 def plain_errors(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -76,6 +76,7 @@ class Plan:
     step_seconds: float = 300.0
     hold_seconds: float = 900.0
     pause_before: tuple[int, ...] = ()
+    auto: bool = False
 
     def __post_init__(self) -> None:
         for name in ("shares", "pause_before"):
@@ -92,6 +93,8 @@ class Plan:
         for share in self.pause_before:
             if share not in self.shares:
                 raise StepsError(f"steps: pause_before {share} is not one of the shares {list(self.shares)}")
+        if type(self.auto) is not bool:
+            raise StepsError(f"steps: auto {self.auto!r} is not true or false")
         for name in ("step_seconds", "hold_seconds"):
             object.__setattr__(self, name, _seconds(f"steps: {name}", getattr(self, name)))
 
@@ -295,6 +298,12 @@ def standing(plan: Plan, state: State, now: float) -> tuple[Action, ...]:
     if state.phase == PAUSED:
         actions += (AskPerson(state.question, state.reason),)
     return actions + _wait(plan, state, now)
+
+
+def left(state: State) -> State:
+    """The state once the release has left the canary, for production or for another release: nothing is under
+    way. What was aborted stays barred."""
+    return State(question=state.question, latched=state.latched, seen=state.seen)
 
 
 def baseline_is_kept(state: State) -> bool:

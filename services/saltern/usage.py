@@ -104,25 +104,56 @@ def services_cpu(cgroup: str = CGROUP) -> dict[str, float]:
 
 def services_memory(cgroup: str = CGROUP, proc: str = PROC) -> dict[str, float]:
     """Memory of each systemd service, MiB: as its control group counts it, else what its processes keep resident."""
-    page = os.sysconf("SC_PAGE_SIZE")
     found = {}
     for folder in _services(cgroup):
         try:
-            if (folder / "memory.current").exists():
-                found[_name(folder)] = int((folder / "memory.current").read_text()) / MEBIBYTE
-                continue
-            pids = (folder / "cgroup.procs").read_text().split()
+            found[_name(folder)] = _memory(folder, proc)
         except OSError:
             continue  # it ended while we looked
-        pages = 0
-        for pid in pids:
-            try:
-                resident, shared = map(int, Path(proc, pid, "statm").read_text().split()[1:3])
-            except OSError:
-                continue  # as above
-            pages += resident - shared
-        found[_name(folder)] = pages * page / MEBIBYTE
     return found
+
+
+def service(name: str, cgroup: str = CGROUP, proc: str = PROC) -> tuple[float, float] | None:
+    """One service's processor time since it started, seconds, and its memory, MiB; None when it does not run.
+
+    Where its control group counts no processor time, that of its processes stands in.
+    """
+    for root in (Path(cgroup), Path(cgroup, "unified"), Path(cgroup, "systemd")):
+        folder = root / "system.slice" / f"{name}.service"
+        try:
+            pids = (folder / "cgroup.procs").read_text().split()
+            used = _usage(folder / "cpu.stat") if (folder / "cpu.stat").exists() else _used(pids, proc)
+            return (used, _memory(folder, proc)) if pids else None
+        except OSError:
+            continue  # not in this hierarchy, or it ended while we looked
+    return None
+
+
+def _used(pids: list[str], proc: str) -> float:
+    """Processor time of processes and of their children that have ended, seconds."""
+    ticks = 0
+    for pid in pids:
+        # The name in the second field may hold spaces and brackets: what counts comes after the last one.
+        fields = Path(proc, pid, "stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _memory(folder: Path, proc: str) -> float:
+    """Memory of one service's control group, MiB.
+
+    :raises OSError: it ended while we looked
+    """
+    if (folder / "memory.current").exists():
+        return int((folder / "memory.current").read_text()) / MEBIBYTE
+    pages = 0
+    for pid in (folder / "cgroup.procs").read_text().split():
+        try:
+            resident, shared = map(int, Path(proc, pid, "statm").read_text().split()[1:3])
+        except OSError:
+            continue  # this process ended while we looked
+        pages += resident - shared
+    return pages * os.sysconf("SC_PAGE_SIZE") / MEBIBYTE
 
 
 def _services(cgroup: str) -> list[Path]:

@@ -26,13 +26,17 @@ class Second:
     """One entry of the stream."""
 
     id: str
+    at: float
+    """When it ended, unix seconds by Redis's clock."""
     ended: float
-    """Unix seconds."""
+    """The same by the proxy's clock."""
     seconds: float
     share: int
     pools: Mapping[str, Mapping[str, Any]]
     canaries: frozenset[str]
     """The releases that canary servers ran."""
+    machines: Mapping[str, tuple[str, int]]
+    """The servers there were: the pool of each, and how many requests it had."""
 
 
 def parse(id_: str, fields: Mapping[str, str]) -> Second:
@@ -44,14 +48,16 @@ def parse(id_: str, fields: Mapping[str, str]) -> Second:
         for row in pools.values():
             if not all(type(row[name]) is int for name in ("requests", "errors")):
                 raise JudgeError(f"{where}: requests and errors are whole numbers")
-        servers = data["servers"].values()
+        servers = data["servers"]
         return Second(
             id=id_,
+            at=int(id_.split("-")[0]) / 1000,
             ended=float(data["ts"]),
             seconds=float(data["seconds"]),
             share=int(data["share"]),
             pools=pools,
-            canaries=frozenset(str(s["release"]) for s in servers if s["pool"] == "canary"),
+            canaries=frozenset(str(s["release"]) for s in servers.values() if s["pool"] == "canary"),
+            machines={str(id_): (str(s["pool"]), int(s["requests"])) for id_, s in servers.items()},
         )
     except JudgeError:
         raise
@@ -59,14 +65,12 @@ def parse(id_: str, fields: Mapping[str, str]) -> Second:
         raise JudgeError(f"{where}: not a second of the controller's ({error!r})") from None
 
 
-def read(client: redis.Redis, seconds: float) -> list[Second]:
-    """The stream's entries of the last ``seconds`` by Redis's clock, oldest first.
+def read(client: redis.Redis, since: float) -> list[Second]:
+    """The stream's entries that ended since then (unix seconds by Redis's clock), oldest first.
 
     Raises redis.RedisError, and JudgeError as ``parse``.
     """
-    now_s, now_us = client.time()
-    first = int((now_s + now_us / 1e6 - seconds) * 1000)
-    return [parse(id_, fields) for id_, fields in client.xrange(WINDOWS, min=str(max(0, first)))]
+    return [parse(id_, fields) for id_, fields in client.xrange(WINDOWS, min=max(0, int(since * 1000)))]
 
 
 def of_one_canary(entries: Sequence[Second]) -> list[Second]:

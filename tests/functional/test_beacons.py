@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import salt.beacons
 import salt.config
 from saltern import events, secrets
 from saltern.fleet import REPOSITORY
+from saltern.samples import checked
 
 SECRET = "ab" * 32
 KEY = secrets.event_key(SECRET, "staging1")
@@ -127,3 +129,51 @@ def test_a_tick_never_waits(minion, monkeypatch):
         patch.setattr(time, "sleep", waits)
         for _ in range(20):
             assert not [each for each in beacon.process(config, {}) if "error" in each]
+
+
+@pytest.fixture
+def sampled(minion: Callable, tmp_path: Path) -> salt.beacons.Beacon:
+    """A minion on whose machine the service `product` is this process."""
+    beacon = minion()
+    assert beacon.beacons["samples.validate"]([{"batch": 3}])[0]
+    parts = beacon.beacons["samples.beacon"].__globals__["_parts"]
+    folder = tmp_path / "cgroup/systemd/system.slice/product.service"
+    folder.mkdir(parents=True)
+    (folder / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    whole = parts["usage.service"]
+    parts["usage.service"] = lambda name: whole(name, str(tmp_path / "cgroup"))
+    return beacon
+
+
+def test_samples_of_a_service_are_told_together_and_the_master_believes_them(sampled) -> None:
+    first, second = ticks(sampled, {"samples": [{"batch": 3}]}, 7)
+    for event in (first, second):
+        assert event["tag"] == "salt/beacon/staging1/samples/taken"
+        proven = events.authenticate(SECRET, event["tag"], "staging1", event["data"], time.time_ns())
+        assert checked(proven.values) == proven.values
+        assert len(proven.values["cpu"]) == 3
+        assert min(proven.values["memory"]) > 0
+    assert first["data"]["counter"] < second["data"]["counter"]
+
+
+def test_where_the_service_does_not_run_nothing_is_told(sampled) -> None:
+    assert ticks(sampled, {"samples": [{"service": "shop"}, {"batch": 1}]}, 4) == []
+
+
+def test_samples_that_cannot_be_read_are_left_out_until_they_can(sampled, monkeypatch) -> None:
+    parts = sampled.beacons["samples.beacon"].__globals__["_parts"]
+
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(parts, "usage.cpu", broken)
+        assert ticks(sampled, {"samples": [{"batch": 1}]}, 3) == []
+    assert len(ticks(sampled, {"samples": [{"batch": 1}]}, 3)) == 2
+
+
+def test_a_beacon_of_samples_that_is_configured_wrongly_says_so(minion) -> None:
+    good, comment = minion().beacons["samples.validate"]([{"batch": 0}])
+    assert (good, comment) == (False, "beacon samples: batch: 0 is not a number of samples from 1 to 60")
+    good, comment = minion({}).beacons["samples.validate"]([])
+    assert (good, comment) == (False, "beacon samples: pillar has no machine:key to sign events with")

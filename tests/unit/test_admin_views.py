@@ -143,11 +143,13 @@ def test_with_the_registry_everything_is_told() -> None:
 
 def second(at: int, share: int = 30, canaries: tuple[str, ...] = ("r2",), **canary: Any) -> Second:
     row = {"requests": 30, "errors": 0, "response_ms": 12.0, **canary}
-    servers = {f"staging{n}": {"pool": "canary", "release": r} for n, r in enumerate(canaries, 1)}
-    servers["prod1"] = {"pool": "prod", "release": "r1"}
+    servers = {
+        f"staging{n}": {"pool": "canary", "release": r, "requests": 30} for n, r in enumerate(canaries, 1)
+    }
+    servers["prod1"] = {"pool": "prod", "release": "r1", "requests": 70}
     pools = {"prod": {"requests": 70, "errors": 0, "response_ms": 11.0}, "canary": row}
     data = {"ts": 1000.0 + at, "seconds": 1.0, "share": share, "pools": pools, "servers": servers}
-    return parse(f"{at}-0", {"data": json.dumps(data)})
+    return parse(f"{1000 * at}-0", {"data": json.dumps(data)})
 
 
 def test_windows_add_up_what_both_pools_did_in_the_same_seconds() -> None:
@@ -178,7 +180,7 @@ def test_a_second_without_requests_has_no_latency() -> None:
     ],
 )
 def test_only_seconds_of_this_canary_with_a_share_count(entries: list[Second], kept: list[int]) -> None:
-    assert [entry.id for entry in of_one_canary(entries)] == [f"{at}-0" for at in kept]
+    assert [entry.id for entry in of_one_canary(entries)] == [f"{1000 * at}-0" for at in kept]
 
 
 def test_nothing_to_judge_is_an_error_and_no_verdict() -> None:
