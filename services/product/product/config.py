@@ -20,9 +20,24 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """Where the shared list lives. The first address is the primary, the only one the product talks to."""
+    """Where the shared list lives: the first address, unless the Sentinels are asked which one is the primary.
+
+    ``ca``: the authority, in PEM, whose certificates the servers must show; None where nothing is encrypted.
+    """
 
     addresses: tuple[tuple[str, int], ...]
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca: str | None = field(default=None, repr=False)
+    sentinel: "SentinelSettings | None" = None
+
+
+@dataclass(frozen=True)
+class SentinelSettings:
+    """Whom to ask for the primary, and its name among them."""
+
+    addresses: tuple[tuple[str, int], ...]
+    service: str
     username: str | None = None
     password: str | None = field(default=None, repr=False)
 
@@ -80,15 +95,42 @@ def parse(document: object, release: str = "dev") -> Config:
         raise ConfigError(
             f"PRODUCT_RELEASE: {release!r} is not a release id; it is 1 to 64 of a-z, 0-9, '.', '-' and '_'"
         )
-    settings = RedisSettings(_addresses(redis), _optional(redis, "username"), _optional(redis, "password"))
+    settings = RedisSettings(
+        _addresses(redis, "redis"),
+        _optional(redis, "redis.username"),
+        _optional(redis, "redis.password"),
+        _authority(redis),
+        _sentinel(top),
+    )
     return Config(settings, instance, pool, state_dir, release)
 
 
-def _addresses(redis: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
-    given = redis.get("addresses")
+def _sentinel(top: Mapping[str, object]) -> SentinelSettings | None:
+    if top.get("sentinel") is None:
+        return None
+    sentinel = _mapping(top["sentinel"], "sentinel")
+    return SentinelSettings(
+        _addresses(sentinel, "sentinel"),
+        _text(sentinel.get("service"), "sentinel.service"),
+        _optional(sentinel, "sentinel.username"),
+        _optional(sentinel, "sentinel.password"),
+    )
+
+
+def _authority(redis: Mapping[str, object]) -> str | None:
+    if redis.get("tls") is None:
+        return None
+    ca = _text(_mapping(redis["tls"], "redis.tls").get("ca"), "redis.tls.ca")
+    if "BEGIN CERTIFICATE" not in ca:
+        raise ConfigError("redis.tls.ca: not a certificate; give the authority's, in PEM")
+    return ca
+
+
+def _addresses(section: Mapping[str, object], name: str) -> tuple[tuple[str, int], ...]:
+    given = section.get("addresses")
     if not isinstance(given, list) or not given:
-        raise ConfigError('redis.addresses: missing or empty; give a list such as ["10.213.0.11:6379"]')
-    return tuple(_address(value, f"redis.addresses[{index}]") for index, value in enumerate(given))
+        raise ConfigError(f'{name}.addresses: missing or empty; give a list such as ["10.213.0.11:6379"]')
+    return tuple(_address(value, f"{name}.addresses[{index}]") for index, value in enumerate(given))
 
 
 def _address(value: object, where: str) -> tuple[str, int]:
@@ -116,10 +158,10 @@ def _text(value: object, where: str) -> str:
     return value
 
 
-def _optional(redis: Mapping[str, object], key: str) -> str | None:
-    value = redis.get(key)
+def _optional(section: Mapping[str, object], where: str) -> str | None:
+    value = section.get(where.rpartition(".")[2])
     if value is not None and not isinstance(value, str):
-        raise ConfigError(f"redis.{key}: {_kind(value)} where a string is needed")
+        raise ConfigError(f"{where}: {_kind(value)} where a string is needed")
     return value or None
 
 

@@ -19,6 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from product import items, snapshot
 from product.config import RedisSettings
@@ -115,20 +116,28 @@ class Reading:
 
 
 def connect(settings: RedisSettings, timeout: float) -> redis.Redis:
-    """A client of the primary that gives up after ``timeout`` seconds of silence and never tries twice."""
-    host, port = settings.addresses[0]
-    return redis.Redis(
-        host=host,
-        port=port,
-        username=settings.username,
-        password=settings.password,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        driver_info=None,
-        decode_responses=True,
-    )
+    """A client of the primary that gives up after ``timeout`` seconds of silence and never tries twice.
+
+    Where there are Sentinels every new connection asks one of them who the primary is: after an election the
+    next connection reaches the new one.
+    """
+    options: dict[str, object] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "driver_info": None,
+        "decode_responses": True,
+    }
+    if settings.ca is not None:
+        options |= {"ssl": True, "ssl_ca_data": settings.ca, "ssl_check_hostname": True}
+    login = {"username": settings.username, "password": settings.password}
+    if settings.sentinel is None:
+        host, port = settings.addresses[0]
+        return redis.Redis(host=host, port=port, **login, **options)
+    watch = settings.sentinel
+    asked = {**options, "username": watch.username, "password": watch.password}
+    return Sentinel(watch.addresses, sentinel_kwargs=asked).master_for(watch.service, **login, **options)
 
 
 class Store:

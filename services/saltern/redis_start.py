@@ -1,0 +1,218 @@
+"""What a Redis machine starts from: Salt's settings, and what Redis and Sentinel themselves have to say.
+
+    python3 -m saltern.redis_start redis|sentinel --config /etc/redis/start.json
+
+Salt owns the settings (`/etc/redis/*.conf`) and never writes who is primary; Redis and Sentinel rewrite the file they
+were started with whenever that changes. So each is started with a file of its own, put together anew before every
+start: the settings of today, and the role and memory of last time. A Redis that starts asks the Sentinels first:
+whoever was primary and died comes back as a replica of the one elected meanwhile, and one that lost its disk never
+wipes the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from saltern.errors import SalternError
+from saltern.redis_link import ConfigError, parse_address, watchers
+
+Address = tuple[str, int]
+ELECTION_SECONDS = 20.0
+"""How long a Redis that may not start as primary waits for another to be elected; systemd then has it try again."""
+PAUSE_SECONDS = 0.2
+# What Sentinel writes down of the world; all else in its file is settings.
+MEMORIES = ("myid", "current-epoch", "config-epoch", "leader-epoch", "known-sentinel")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one Sentinel says: who is primary, since which election, and whether it ever had a replica."""
+
+    primary: Address
+    epoch: int
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Role:
+    """How to start: as the primary when `primary` is None, else as a replica of it."""
+
+    primary: Address | None
+
+
+def role(
+    me: Address, said: Sequence[Said], remembered: Address | None, first: Address, has_data: bool
+) -> Role | None:
+    """Decide how a Redis starts; None while it must not.
+
+    :param said: by each Sentinel that answers
+    :param remembered: whose replica it was when it last ran, itself when it was primary, None when it never ran or
+        that does not count
+    :param first: who is primary when nobody knows better
+    :param has_data: whether there is anything on its disk
+    """
+    if said:
+        latest = max(said, key=lambda each: each.epoch)
+        if latest.primary != me:
+            return Role(latest.primary)
+        # Its replicas would copy its emptiness. They have the data: one of them is going to be elected.
+        return None if latest.replicas and not has_data else Role(None)
+    primary = remembered or first
+    return Role(None if primary == me else primary)
+
+
+def remembered_role(text: str, me: Address) -> Address | None:
+    """Whose replica Redis was, out of the file that it rewrote; itself when that names nobody, None without a file."""
+    if not text:
+        return None
+    for words in map(str.split, text.splitlines()):
+        if len(words) == 3 and words[0] == "replicaof" and words[1:] != ["no", "one"]:
+            return words[1], int(words[2])
+    return me
+
+
+def redis_file(settings: Path, chosen: Role) -> str:
+    """The file to start Redis with."""
+    lines = [
+        "# Written at every start by saltern.redis_start; Redis adds to it. Settings belong in the file below.",
+        f"include {settings}",
+    ]
+    if chosen.primary:
+        lines.append(f"replicaof {chosen.primary[0]} {chosen.primary[1]}")
+    return "\n".join(lines) + "\n"
+
+
+def sentinel_file(settings: str, memory: str, primary: str | None, nodes: Sequence[str]) -> str:
+    """The file to start Sentinel with: today's settings, and of its memory what still can be.
+
+    :param settings: Salt's file, whose `sentinel monitor` names the first primary
+    :param memory: the file as Sentinel last rewrote it, empty at its first start
+    :param primary: address of the primary as far as the other Sentinels know, None when nobody answers
+    :param nodes: addresses of the fleet's Redis machines; whoever else is remembered is no more, and gets no vote
+    """
+    kept, replicas, monitored = [], [], None
+    for line in memory.splitlines():
+        words = line.split()
+        if words[:1] != ["sentinel"] or len(words) < 3:
+            continue
+        if words[1] == "monitor":
+            monitored = words[3]
+        elif words[1] == "known-replica":
+            replicas.append(words[3])
+        elif words[1] in MEMORIES and (words[1] != "known-sentinel" or words[3] in nodes):
+            kept.append(line)
+    chosen = next((each for each in (primary, monitored) if each in nodes), None)
+    lines = []
+    for line in settings.splitlines():
+        words = line.split()
+        if words[:2] == ["sentinel", "monitor"]:
+            service, chosen = words[2], chosen or words[3]
+            line = " ".join([*words[:3], chosen, *words[4:]])
+            known = dict.fromkeys(each for each in [*replicas, monitored] if each in nodes and each != chosen)
+            kept += [f"sentinel known-replica {service} {each} {words[4]}" for each in known]
+        lines.append(line)
+    return "\n".join([*lines, *kept]) + "\n"
+
+
+# --- acting
+
+
+def ask(link: Mapping[str, Any]) -> list[Said]:
+    """What the Sentinels say that answer; those that do not, or watch nothing yet, are left out.
+
+    :param link: as `redis_link.connect` reads it; without `sentinel` nobody is asked
+    """
+    if "sentinel" not in link:
+        return []
+    service, answers = link["sentinel"]["service"], []
+    for sentinel in watchers(link).sentinels:
+        try:
+            state = sentinel.sentinel_master(service)
+        except redis.RedisError:
+            continue
+        finally:
+            sentinel.close()
+        answers.append(
+            Said((state["ip"], int(state["port"])), int(state["config-epoch"]), int(state["num-slaves"]))
+        )
+    return answers
+
+
+def has_data(folder: Path) -> bool:
+    """Whether Redis finds anything when it starts in this folder."""
+    return any(folder.glob("appendonlydir/*.manifest")) or (folder / "dump.rdb").exists()
+
+
+def start_redis(config: Mapping[str, Any], now: Callable[[], float] = time.monotonic) -> Role:
+    """Write the file that Redis is to be started with.
+
+    :raises SalternError: it has no data, the others have, and none of them was elected in time
+    """
+    me, first = parse_address(config["me"], "me"), parse_address(config["first"], "first")
+    file, folder = Path(config["redis"]["file"]), Path(config["redis"]["dir"])
+    # Without Sentinel the pillar says who is primary, always.
+    remembered = remembered_role(_text(file), me) if "sentinel" in config["link"] else None
+    end = now() + ELECTION_SECONDS
+    while (chosen := role(me, ask(config["link"]), remembered, first, has_data(folder))) is None:
+        if now() > end:
+            raise SalternError(
+                f"{folder}: empty, and the Sentinels hold this machine to be the primary of replicas that have data; "
+                "`salt-run redis.restore` puts a backup here"
+            )
+        time.sleep(PAUSE_SECONDS)
+    _write(file, redis_file(Path(config["redis"]["settings"]), chosen))
+    return chosen
+
+
+def start_sentinel(config: Mapping[str, Any]) -> None:
+    """Write the file that Sentinel is to be started with."""
+    file = Path(config["sentinel"]["file"])
+    said = ask(config["link"])
+    latest = max(said, key=lambda each: each.epoch).primary[0] if said else None
+    settings = Path(config["sentinel"]["settings"]).read_text()
+    _write(file, sentinel_file(settings, _text(file), latest, config["nodes"]))
+
+
+def _text(file: Path) -> str:
+    return file.read_text() if file.exists() else ""
+
+
+def _write(file: Path, text: str) -> None:
+    half = file.with_name(f".{file.name}.new")
+    half.touch(mode=0o640)
+    half.write_text(text)
+    half.replace(file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepare one start. Exit status 1, with one line, when it must not happen."""
+    parser = argparse.ArgumentParser(
+        prog="saltern.redis_start", description="Prepares a start of Redis or Sentinel."
+    )
+    parser.add_argument("what", choices=("redis", "sentinel"))
+    parser.add_argument("--config", type=Path, default=Path("/etc/redis/start.json"))
+    chosen = parser.parse_args(arguments)
+    try:
+        config = json.loads(chosen.config.read_text())
+        if chosen.what == "sentinel":
+            start_sentinel(config)
+        else:
+            primary = start_redis(config).primary
+            print(f"starting as {f'a replica of {primary[0]}:{primary[1]}' if primary else 'the primary'}")
+    except (OSError, ValueError, KeyError, ConfigError, SalternError) as error:
+        print(f"saltern.redis_start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
