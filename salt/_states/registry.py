@@ -94,6 +94,8 @@ def present(name, port, release, timeout=60):
                 sent = time.monotonic()
         except redis.RedisError as error:
             problem = f"Redis does not answer ({error})"
+            # Whoever was asked may be primary no more: the next look asks anew who is.
+            client.connection_pool.disconnect()
         if time.monotonic() > end:
             ret.update(
                 result=False,

@@ -166,3 +166,49 @@ no sentinel:
     - enable: False
     - onlyif: test -e /etc/systemd/system/redis-sentinel.service
 {% endif %}
+
+# Copies of the data: each replica keeps some on its own disk.
+folder of redis backups:
+  file.directory:
+    - name: /var/backups/redis
+    - user: redis
+    - group: redis
+    - mode: '0700'
+    - require:
+      - pkg: redis packages
+
+redis backup configuration:
+  file.managed:
+    - name: /etc/redis/backup.json
+    - source: salt://redis/backup.json.j2
+    - template: jinja
+    - group: redis
+    - mode: '0640'
+    - show_changes: False
+    - check_cmd: python3 -m json.tool
+    - require:
+      - pkg: redis packages
+
+redis backup units:
+  file.managed:
+    - names:
+      - /etc/systemd/system/redis-backup.service:
+        - source: salt://redis/redis-backup.service
+      - /etc/systemd/system/redis-backup.timer:
+        - source: salt://redis/redis-backup.timer.j2
+        - template: jinja
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: redis backup units
+
+redis backup:
+  service.running:
+    - name: redis-backup.timer
+    - enable: True
+    - require:
+      - file: folder of redis backups
+      - file: redis backup configuration
+      - module: redis backup units
+    - watch:
+      - file: redis backup units

@@ -22,7 +22,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
 DEFAULT_TIMEOUT_S = 1.0
 """Long enough for a busy primary, short enough that a silent one is noticed within a resync interval."""
@@ -71,7 +71,28 @@ def connect(config: Mapping[str, Any]) -> redis.Redis:
     if config.get("sentinel") is None:
         host, port = _addresses(link, "redis")[0]
         return redis.Redis(host=host, port=port, **options)
-    return watchers(config).master_for(_service(config), **options)
+    kind = _EncryptedConnection if "ssl" in options else _Connection
+    return watchers(config).master_for(_service(config), connection_class=kind, **options)
+
+
+class _HangsUp:
+    """Ends a connection on which an answer was waited for in vain, as connections without Sentinel do.
+
+    redis-py (8.1) keeps such a connection when it came through Sentinel: the next command is sent to the same silent
+    server, for ever, and should it wake up, its late answer is taken for that command's.
+    """
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        options.setdefault("disconnect_on_error", True)
+        return super().read_response(*arguments, **options)  # type: ignore[misc]
+
+
+class _Connection(_HangsUp, SentinelManagedConnection):
+    pass
+
+
+class _EncryptedConnection(_HangsUp, SentinelManagedSSLConnection):
+    pass
 
 
 def watchers(config: Mapping[str, Any]) -> Sentinel:

@@ -16,12 +16,10 @@ from typing import Any
 import jinja2
 import redis
 import yaml
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from saltern import certificates, pillar, redis_start, secrets
 from saltern.fleet import REPOSITORY, Fleet
 from saltern.redis_link import connect, watchers
-from saltern.topology import access
+from saltern.topology import SERVICE, access
 
 STATES = REPOSITORY / "salt" / "redis"
 NODES = {"redis1": "127.99.0.11", "redis2": "127.99.0.12", "redis3": "127.99.0.13"}
@@ -60,55 +58,47 @@ def render(template: str, told: dict[str, Any]) -> str:
 class Node:
     """One Redis machine: its files below a folder, its Redis and its Sentinel as processes of the test."""
 
-    def __init__(self, folder: Path, told: dict[str, Any]) -> None:
-        self.folder, self.told = folder, told
-        self.address, self.port = told["machine"]["address"], told["redis"]["port"]
+    def __init__(self, stand: RedisStand, name: str, folder: Path) -> None:
+        self.stand, self.name, self.folder = stand, name, folder
+        self.address = NODES[name]
         self.processes: dict[str, subprocess.Popen] = {}
         for each in ("etc/tls", "redis", "sentinel"):
             (folder / each).mkdir(parents=True)
-        self.configure(told)
+        self.configure()
 
-    def configure(self, told: dict[str, Any]) -> None:
+    def configure(self) -> None:
         """Do what the state does: write Salt's files, and no others."""
-        self.told = told
+        told = self.stand.told(self.name)
         for name in ("redis.conf", "sentinel.conf", "users.acl", "sentinel-users.acl", "start.json"):
             text = render(f"{name}.j2", told)
             for old, new in (
-                ("/etc/redis", self.folder / "etc"), ("/var/lib/redis-sentinel", self.folder / "sentinel"),
-                ("/var/lib/redis", self.folder / "redis"),
-            ):  # fmt: skip
-                text = text.replace(old, str(new))
+                ("/etc/redis", "etc"),
+                ("/var/lib/redis-sentinel", "sentinel"),
+                ("/var/lib/redis", "redis"),
+            ):
+                text = text.replace(old, str(self.folder / new))
             # On one host only one of them can have 127.0.0.1.
-            (self.folder / "etc" / name).write_text(
-                text.replace(f"bind {self.address} 127.0.0.1", f"bind {self.address}")
-            )
+            text = text.replace(f"bind {self.address} 127.0.0.1", f"bind {self.address}")
+            (self.folder / "etc" / name).write_text(text)
         for name, secret in (("ca.crt", "ca"), ("server.crt", "certificate"), ("server.key", "key")):
             if tls := told["secrets"].get("tls"):
                 (self.folder / "etc" / "tls" / name).write_text(tls[secret])
 
-    @property
-    def start_file(self) -> dict[str, Any]:
-        return json.loads((self.folder / "etc" / "start.json").read_text())
-
     def start(self, what: str = "redis") -> None:
         """Start Redis or Sentinel as its unit does."""
-        if what == "redis":
-            redis_start.start_redis(self.start_file)
-        else:
-            redis_start.start_sentinel(self.start_file)
-        file = self.folder / what / f"{what}.conf"
+        config = json.loads((self.folder / "etc" / "start.json").read_text())
+        (redis_start.start_redis if what == "redis" else redis_start.start_sentinel)(config)
         mode = ["--sentinel"] if what == "sentinel" else []
         with (self.folder / f"{what}.log").open("ab") as log:
             self.processes[what] = subprocess.Popen(
-                ["redis-server", str(file), *mode, "--supervised", "no"], stdout=log, stderr=log
-            )
-        until(
-            lambda: self.admin(what).ping() if what == "redis" else self.sentinel().ping(), f"{what} answers"
-        )
+                ["redis-server", str(self.folder / what / f"{what}.conf"), *mode, "--supervised", "no"],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        client = self.admin() if what == "redis" else self.sentinel()
+        until(client.ping, f"{what} of {self.name} answering")
 
-    def signal(self, number: int, *what: str) -> None:
-        for each in what or ("redis",):
-            os.kill(self.processes[each].pid, number)
+    def signal(self, number: int, what: str = "redis") -> None:
+        os.kill(self.processes[what].pid, number)
 
     def end(self, *what: str) -> None:
         """End processes at once, as kill -9 does."""
@@ -122,52 +112,50 @@ class Node:
         shutil.rmtree(self.folder / "redis")
         (self.folder / "redis").mkdir()
 
-    def admin(self, what: str = "redis") -> redis.Redis:
-        """A client of this very Redis, for looking at it."""
-        kept = self.stand.kept
-        config = {
-            "redis": {**self.stand.config("admin")["redis"], "addresses": [f"{self.address}:{self.port}"]}
-        }
-        assert kept and what == "redis"
-        return connect(config)
+    def admin(self) -> redis.Redis:
+        """A client of this very Redis."""
+        address = f"{self.address}:{self.stand.settings['port']}"
+        return connect({"redis": {**self.stand.config("admin")["redis"], "addresses": [address]}})
 
-    def sentinel(self) -> redis.Redis:
+    def sentinel(self, **login: str) -> redis.Redis:
         """A client of this very Sentinel."""
         config = self.stand.config("admin")
-        port = self.told["redis"]["sentinel"]["port"]
-        config["sentinel"] = {**config["sentinel"], "addresses": [f"{self.address}:{port}"]}
+        address = f"{self.address}:{self.stand.settings['sentinel']['port']}"
+        config["sentinel"] = {**config["sentinel"], "addresses": [address], **login}
         (client,) = watchers(config).sentinels
         return client
-
-    stand: RedisStand
 
 
 class RedisStand:
     """A fleet's Redis machines. `changes` are made to the pillar's `redis`."""
 
     def __init__(self, folder: Path, make_fleet: Callable[..., Fleet], **changes: Any) -> None:
-        pillar_dir = shutil.copytree(REPOSITORY / "pillar", folder / "pillar")
+        pillar_dir = shutil.copytree(REPOSITORY / "pillar", folder / "pillar")  # makes the folder, too
         settings = yaml.safe_load((pillar_dir / "redis.sls").read_text())
         settings["redis"].update(changes, port=free_port())
         settings["redis"]["sentinel"]["port"] = free_port()
         (pillar_dir / "redis.sls").write_text(yaml.safe_dump(settings))
         self.fleet = make_fleet(NODES, pillar_dir=pillar_dir)
         self.kept = secrets.load(self.fleet)
-        self.nodes: dict[str, Node] = {}
-        for name in NODES:
-            self.nodes[name] = Node(folder / name, self.told(name))
-            self.nodes[name].stand = self
         self.settings = settings["redis"]
+        self.nodes = {name: Node(self, name, folder / name) for name in NODES}
 
     def told(self, name: str) -> dict[str, Any]:
         return {**pillar.load(self.fleet.pillar_dir), **pillar.for_machine(self.fleet, name)}
 
+    def change(self, **changes: Any) -> None:
+        """Change the pillar's `redis`, and write the files that come of it."""
+        path = self.fleet.pillar_dir / "redis.sls"
+        self.settings = {**self.settings, **changes}
+        path.write_text(yaml.safe_dump({"redis": self.settings}))
+        for node in self.nodes.values():
+            node.configure()
+
     def config(self, user: str) -> dict[str, Any]:
         """How a user reaches Redis."""
-        settings = pillar.load(self.fleet.pillar_dir)["redis"]
-        found = pillar.redis_topology(self.fleet, settings)
-        ca = certificates.authority(self.kept["tls"]) if settings["tls"] else ""
-        return access(found, settings, user, self.kept, ca)
+        found = pillar.redis_topology(self.fleet, self.settings)
+        ca = certificates.authority(self.kept["tls"]) if self.settings["tls"] else ""
+        return access(found, self.settings, user, self.kept, ca)
 
     def client(self, user: str = "admin") -> redis.Redis:
         """A client through Sentinel."""
@@ -187,16 +175,11 @@ class RedisStand:
         until(lambda: self.client().set("settled", "1"), "the primary taking writes")
 
     def sees_all(self, node: Node) -> bool:
-        service = self.told("redis1")["fleet"]["redis"]["service"]
-        state = node.sentinel().sentinel_master(service)
-        replicas = node.sentinel().sentinel_slaves(service)
-        others = len(self.nodes) - 1
+        state, replicas = node.sentinel().sentinel_master(SERVICE), node.sentinel().sentinel_slaves(SERVICE)
         return (
-            state["num-other-sentinels"] == others
-            and len(replicas) == others
-            and not any(each["is_sdown"] or each["is_disconnected"] for each in replicas)
+            state["num-other-sentinels"] == len(replicas) == len(self.nodes) - 1
+            and not any(each["is_sdown"] or each["is_disconnected"] for each in [state, *replicas])
             and all(each["master-link-status"] == "ok" for each in replicas)
-            and not state["is_sdown"]
         )
 
     def primary(self) -> Node:
@@ -205,11 +188,8 @@ class RedisStand:
         return self.nodes[max(set(names), key=names.count)]
 
     def said_by(self, node: Node) -> str:
-        address = node.sentinel().sentinel_get_master_addr_by_name("saltern")[0]
+        address = node.sentinel().sentinel_get_master_addr_by_name(SERVICE)[0]
         return next(name for name, at in NODES.items() if at == address)
-
-    def name(self, node: Node) -> str:
-        return next(name for name, each in self.nodes.items() if each is node)
 
     def replicas(self) -> list[Node]:
         primary = self.primary()
@@ -220,9 +200,3 @@ class RedisStand:
             for what in node.processes:
                 node.signal(signal.SIGCONT, what)
             node.end()
-
-
-def patient(client: redis.Redis) -> redis.Redis:
-    """The same client without a second try, for counting what fails."""
-    client.set_retry(Retry(NoBackoff(), 0))
-    return client

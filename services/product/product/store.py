@@ -19,7 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from product import items, snapshot
 from product.config import RedisSettings
@@ -137,7 +137,30 @@ def connect(settings: RedisSettings, timeout: float) -> redis.Redis:
         return redis.Redis(host=host, port=port, **login, **options)
     watch = settings.sentinel
     asked = {**options, "username": watch.username, "password": watch.password}
-    return Sentinel(watch.addresses, sentinel_kwargs=asked).master_for(watch.service, **login, **options)
+    kind = _SentinelConnection if settings.ca is None else _EncryptedSentinelConnection
+    return Sentinel(watch.addresses, sentinel_kwargs=asked).master_for(
+        watch.service, connection_class=kind, **login, **options
+    )
+
+
+class _HangsUp:
+    """Ends a connection on which an answer was waited for in vain, as connections without Sentinel do.
+
+    redis-py (8.1) keeps such a connection when it came through Sentinel: the next command is sent to the same
+    silent server, and should it wake up, its late answer is taken for that command's.
+    """
+
+    def read_response(self, *arguments: object, **options: object) -> object:
+        options.setdefault("disconnect_on_error", True)
+        return super().read_response(*arguments, **options)  # type: ignore[misc]
+
+
+class _SentinelConnection(_HangsUp, SentinelManagedConnection):
+    pass
+
+
+class _EncryptedSentinelConnection(_HangsUp, SentinelManagedSSLConnection):
+    pass
 
 
 class Store:

@@ -27,7 +27,12 @@ def test_a_good_file_becomes_a_value(tmp_path):
 
 
 def test_where_there_are_sentinels_they_are_asked():
-    watch = {"addresses": ["10.213.0.11:26379"], "service": "saltern", "username": "client", "password": "pepper"}
+    watch = {
+        "addresses": ["10.213.0.11:26379"],
+        "service": "saltern",
+        "username": "client",
+        "password": "pepper",
+    }
     redis = {**GOOD["redis"], "tls": {"ca": "-----BEGIN CERTIFICATE-----"}}
     settings = config.parse({**GOOD, "redis": redis, "sentinel": watch}).redis
     assert settings.sentinel == SentinelSettings((("10.213.0.11", 26379),), "saltern", "client", "pepper")
@@ -60,7 +65,11 @@ def test_the_password_is_never_shown():
         (["sentinel"], ["a:1"], "sentinel: a list"),
         (["sentinel"], {"service": "s"}, "sentinel.addresses: missing or empty"),
         (["sentinel"], {"addresses": ["a:1"]}, "sentinel.service: null"),
-        (["sentinel"], {"addresses": ["a:1"], "service": "s", "password": ["hunter2"]}, "sentinel.password: a list"),
+        (
+            ["sentinel"],
+            {"addresses": ["a:1"], "service": "s", "password": ["hunter2"]},
+            "sentinel.password: a list",
+        ),
         (["instance"], "*", "instance: '*'"),
         (["instance"], "", "instance: an empty string"),
         (["instance"], "prod1\n", "instance: 'prod1\\n'"),
