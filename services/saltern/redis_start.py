@@ -54,7 +54,7 @@ def role(
 ) -> Role | None:
     """Decide how a Redis starts; None while it must not.
 
-    :param said: by each Sentinel that answers
+    :param said: by each Sentinel that answers, and by the file of this machine's own
     :param remembered: whose replica it was when it last ran, itself when it was primary, None when it never ran or
         that does not count
     :param first: who is primary when nobody knows better
@@ -91,34 +91,49 @@ def redis_file(settings: Path, chosen: Role) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sentinel_file(settings: str, memory: str, primary: str | None, nodes: Sequence[str]) -> str:
+def memory_of(text: str) -> Said | None:
+    """What a Sentinel wrote down of the world, out of its file; None before its first start."""
+    primary, epoch, replicas = None, 0, 0
+    for words in map(str.split, text.splitlines()):
+        if words[:2] == ["sentinel", "monitor"]:
+            primary = (words[3], int(words[4]))
+        elif words[:2] == ["sentinel", "config-epoch"]:
+            epoch = int(words[3])
+        elif words[:2] == ["sentinel", "known-replica"]:
+            replicas += 1
+    return Said(primary, epoch, replicas) if primary else None
+
+
+def sentinel_file(settings: str, memory: str, said: Sequence[Said], nodes: Sequence[str]) -> str:
     """The file to start Sentinel with: today's settings, and of its memory what still can be.
 
     :param settings: Salt's file, whose `sentinel monitor` names the first primary
     :param memory: the file as Sentinel last rewrote it, empty at its first start
-    :param primary: address of the primary as far as the other Sentinels know, None when nobody answers
+    :param said: by the other Sentinels, if any answers
     :param nodes: addresses of the fleet's Redis machines; whoever else is remembered is no more, and gets no vote
     """
-    kept, replicas, monitored = [], [], None
+    own = memory_of(memory)
+    known = [each for each in (own, *said) if each and each.primary[0] in nodes]
+    kept, addresses = [], []
     for line in memory.splitlines():
         words = line.split()
         if words[:1] != ["sentinel"] or len(words) < 3:
             continue
-        if words[1] == "monitor":
-            monitored = words[3]
-        elif words[1] == "known-replica":
-            replicas.append(words[3])
+        if words[1] in ("known-replica", "monitor"):
+            addresses.append(words[3])
         elif words[1] in MEMORIES and (words[1] != "known-sentinel" or words[3] in nodes):
             kept.append(line)
-    chosen = next((each for each in (primary, monitored) if each in nodes), None)
     lines = []
     for line in settings.splitlines():
         words = line.split()
         if words[:2] == ["sentinel", "monitor"]:
-            service, chosen = words[2], chosen or words[3]
-            line = " ".join([*words[:3], chosen, *words[4:]])
-            known = dict.fromkeys(each for each in [*replicas, monitored] if each in nodes and each != chosen)
-            kept += [f"sentinel known-replica {service} {each} {words[4]}" for each in known]
+            _, _, service, address, port, _ = words
+            if known:
+                # Of two that are as new its own memory counts.
+                address = max(known, key=lambda each: each.epoch).primary[0]
+            line = " ".join([*words[:3], address, *words[4:]])
+            replicas = dict.fromkeys(each for each in addresses if each in nodes and each != address)
+            kept += [f"sentinel known-replica {service} {each} {port}" for each in replicas]
         lines.append(line)
     return "\n".join([*lines, *kept]) + "\n"
 
@@ -129,10 +144,8 @@ def sentinel_file(settings: str, memory: str, primary: str | None, nodes: Sequen
 def ask(link: Mapping[str, Any]) -> list[Said]:
     """What the Sentinels say that answer; those that do not, or watch nothing yet, are left out.
 
-    :param link: as `redis_link.connect` reads it; without `sentinel` nobody is asked
+    :param link: as `redis_link.connect` reads it
     """
-    if "sentinel" not in link:
-        return []
     service, answers = link["sentinel"]["service"], []
     for sentinel in watchers(link).sentinels:
         try:
@@ -162,7 +175,7 @@ def start_redis(config: Mapping[str, Any], now: Callable[[], float] = time.monot
     # Without Sentinel the pillar says who is primary, always.
     remembered = remembered_role(_text(file), me) if "sentinel" in config["link"] else None
     end = now() + ELECTION_SECONDS
-    while (chosen := role(me, ask(config["link"]), remembered, first, has_data(folder))) is None:
+    while (chosen := role(me, _heard(config), remembered, first, has_data(folder))) is None:
         if now() > end:
             raise SalternError(
                 f"{folder}: empty, and the Sentinels hold this machine to be the primary of replicas that have data; "
@@ -176,10 +189,16 @@ def start_redis(config: Mapping[str, Any], now: Callable[[], float] = time.monot
 def start_sentinel(config: Mapping[str, Any]) -> None:
     """Write the file that Sentinel is to be started with."""
     file = Path(config["sentinel"]["file"])
-    said = ask(config["link"])
-    latest = max(said, key=lambda each: each.epoch).primary[0] if said else None
     settings = Path(config["sentinel"]["settings"]).read_text()
-    _write(file, sentinel_file(settings, _text(file), latest, config["nodes"]))
+    _write(file, sentinel_file(settings, _text(file), ask(config["link"]), config["nodes"]))
+
+
+def _heard(config: Mapping[str, Any]) -> list[Said]:
+    """What the Sentinels say, and what this machine's own last wrote down: it may not run yet."""
+    if "sentinel" not in config["link"]:
+        return []
+    own = memory_of(_text(Path(config["sentinel"]["file"])))
+    return [*ask(config["link"]), *([own] if own else [])]
 
 
 def _text(file: Path) -> str:

@@ -163,11 +163,15 @@ class RedisStand:
 
     def start(self) -> None:
         """Start everything, and wait until the Sentinels know all there is to know."""
+        self.boot()
+        self.settle()
+
+    def boot(self) -> None:
+        """Start everything."""
         for node in self.nodes.values():
             node.start()
         for node in self.nodes.values():
             node.start("sentinel")
-        self.settle()
 
     def settle(self) -> None:
         """Wait until every Sentinel sees every machine well, and the primary takes writes."""
