@@ -15,6 +15,10 @@ __virtualname__ = "redis"
 SECONDS = 300
 
 
+def __virtual__():
+    return __virtualname__
+
+
 def _fleet():
     return Fleet.load(__opts__["saltern_state_dir"])
 

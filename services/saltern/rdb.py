@@ -32,6 +32,9 @@ END = 0xFF
 CHECKSUM = 8
 JUDGE = "redis-check-rdb"
 BASE = "appendonly.aof.1.base.rdb"
+ORDERLY = "stopped-in-order"
+"""A file beside the data that the unit leaves when Redis has ended by itself, all written and passed on: it may
+start as primary."""
 
 
 def reason_to_skip(role: Sequence[Any]) -> str:
@@ -75,11 +78,12 @@ def fetch(link: Mapping[str, Any], address: str, out: BinaryIO) -> int:
         tls = login.get("tls")
         context = ssl.create_default_context(cadata=tls["ca"]) if tls else None
         with context.wrap_socket(plain, server_hostname=host) if context else plain as wire:
-            wire.sendall(f"AUTH {login['username']} {login['password']}\r\nSYNC\r\n".encode())
+            wire.sendall(f"AUTH {login['username']} {login['password']}\r\n".encode())
             stream = wire.makefile("rb")
             header = _line(stream, address)
             if header != "+OK":
                 raise SalternError(f"{address}: {header}")
+            wire.sendall(b"SYNC\r\n")
             while not (header := _line(stream, address)):
                 pass
             if not header.startswith("$") or not header[1:].isdigit():
@@ -162,6 +166,7 @@ def lay(source: Path, folder: Path, now: float) -> Path:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     new.rename(folder / "appendonlydir")
+    (folder / ORDERLY).touch()
     return before
 
 

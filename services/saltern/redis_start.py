@@ -6,7 +6,8 @@ Salt owns the settings (`/etc/redis/*.conf`) and never writes who is primary; Re
 were started with whenever that changes. So each is started with a file of its own, put together anew before every
 start: the settings of today, and the role and memory of last time. A Redis that starts asks the Sentinels first:
 whoever was primary and died comes back as a replica of the one elected meanwhile, and one that lost its disk never
-wipes the others.
+wipes the others. One that died waits for that election even if it is back before it: its replicas may have writes,
+even confirmed ones, that its own file lacks (while the disk is busy Redis answers first), and would unlearn them.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from typing import Any
 import redis
 
 from saltern.errors import SalternError
+from saltern.rdb import ORDERLY
 from saltern.redis_link import ConfigError, parse_address, watchers
 
 Address = tuple[str, int]
 ELECTION_SECONDS = 20.0
-"""How long a Redis that may not start as primary waits for another to be elected; systemd then has it try again."""
+"""How long a Redis that should not start as primary waits for another to be elected."""
 PAUSE_SECONDS = 0.2
 # What Sentinel writes down of the world; all else in its file is settings.
 MEMORIES = ("myid", "current-epoch", "config-epoch", "leader-epoch", "known-sentinel")
@@ -50,7 +52,7 @@ class Role:
 
 
 def role(
-    me: Address, said: Sequence[Said], remembered: Address | None, first: Address, has_data: bool
+    me: Address, said: Sequence[Said], remembered: Address | None, first: Address, complete: bool
 ) -> Role | None:
     """Decide how a Redis starts; None while it must not.
 
@@ -58,14 +60,14 @@ def role(
     :param remembered: whose replica it was when it last ran, itself when it was primary, None when it never ran or
         that does not count
     :param first: who is primary when nobody knows better
-    :param has_data: whether there is anything on its disk
+    :param complete: whether its disk has all it ever took: it was stopped in order, and the disk is the same
     """
     if said:
         latest = max(said, key=lambda each: each.epoch)
         if latest.primary != me:
             return Role(latest.primary)
-        # Its replicas would copy its emptiness. They have the data: one of them is going to be elected.
-        return None if latest.replicas and not has_data else Role(None)
+        # Its replicas would copy what it lacks. They have the data: one of them is going to be elected.
+        return None if latest.replicas and not complete else Role(None)
     primary = remembered or first
     return Role(None if primary == me else primary)
 
@@ -174,14 +176,19 @@ def start_redis(config: Mapping[str, Any], now: Callable[[], float] = time.monot
     file, folder = Path(config["redis"]["file"]), Path(config["redis"]["dir"])
     # Without Sentinel the pillar says who is primary, always.
     remembered = remembered_role(_text(file), me) if "sentinel" in config["link"] else None
-    end = now() + ELECTION_SECONDS
-    while (chosen := role(me, _heard(config), remembered, first, has_data(folder))) is None:
+    orderly, there = folder / ORDERLY, has_data(folder)
+    complete, end = there and orderly.exists(), now() + ELECTION_SECONDS
+    while (chosen := role(me, _heard(config), remembered, first, complete)) is None:
         if now() > end:
-            raise SalternError(
-                f"{folder}: empty, and the Sentinels hold this machine to be the primary of replicas that have data; "
-                "`salt-run redis.restore` puts a backup here"
-            )
+            if not there:
+                raise SalternError(
+                    f"{folder}: empty, and the Sentinels hold this machine to be the primary of replicas that have "
+                    "data; `salt-run redis.restore` puts a copy here"
+                )
+            # Nobody can be elected: what is here is the best there is.
+            complete = True
         time.sleep(PAUSE_SECONDS)
+    orderly.unlink(missing_ok=True)
     _write(file, redis_file(Path(config["redis"]["settings"]), chosen))
     return chosen
 

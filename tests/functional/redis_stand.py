@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,13 @@ class Node:
     def signal(self, number: int, what: str = "redis") -> None:
         os.kill(self.processes[what].pid, number)
 
+    def stop(self) -> None:
+        """Stop Redis as its unit does."""
+        process = self.processes.pop("redis")
+        process.terminate()
+        assert process.wait() == 0
+        (self.folder / "redis" / redis_start.ORDERLY).touch()
+
     def end(self, *what: str) -> None:
         """End processes at once, as kill -9 does."""
         for each in what or tuple(self.processes):
@@ -167,11 +175,15 @@ class RedisStand:
         self.settle()
 
     def boot(self) -> None:
-        """Start everything."""
-        for node in self.nodes.values():
-            node.start()
-        for node in self.nodes.values():
-            node.start("sentinel")
+        """Start everything at once, as machines do when power is back."""
+        with ThreadPoolExecutor() as pool:
+            started = [
+                pool.submit(node.start, what)
+                for node in self.nodes.values()
+                for what in ("redis", "sentinel")
+            ]
+            for each in started:
+                each.result()
 
     def settle(self) -> None:
         """Wait until every Sentinel sees every machine well, and the primary takes writes."""
@@ -183,7 +195,8 @@ class RedisStand:
         return (
             state["num-other-sentinels"] == len(replicas) == len(self.nodes) - 1
             and not any(each["is_sdown"] or each["is_disconnected"] for each in [state, *replicas])
-            and all(each["master-link-status"] == "ok" for each in replicas)
+            # Sentinel looks only every ten seconds how a replica's link is; the replica itself knows.
+            and node.admin().info("replication").get("master_link_status", "up") == "up"
         )
 
     def primary(self) -> Node:
