@@ -94,6 +94,8 @@ def present(name, port, release, timeout=60):
                 sent = time.monotonic()
         except redis.RedisError as error:
             problem = f"Redis does not answer ({error})"
+            # Whoever was asked may be primary no more: the next look asks anew who is.
+            client.connection_pool.disconnect()
         if time.monotonic() > end:
             ret.update(
                 result=False,
@@ -118,13 +120,16 @@ def _announce(name, wanted):
 
 
 def _client():
-    settings = __pillar__["redis"]
-    return redis.Redis(
-        host=__pillar__["fleet"]["hosts"][settings["primary"]],
-        port=settings["port"],
-        username="observer",
-        password=__pillar__["secrets"]["redis"]["observer"],
-        decode_responses=True,
-        socket_timeout=2,
-        socket_connect_timeout=2,
-    )
+    # The pillar says how this machine's users reach Redis, in the shape that saltern.redis_link documents.
+    link = __pillar__["links"]["observer"]
+    options = {"decode_responses": True, "socket_timeout": 2, "socket_connect_timeout": 2}
+    if "tls" in link["redis"]:
+        options |= {"ssl": True, "ssl_ca_data": link["redis"]["tls"]["ca"], "ssl_check_hostname": True}
+    login = {"username": link["redis"]["username"], "password": link["redis"]["password"]}
+    if "sentinel" not in link:
+        host, port = link["redis"]["addresses"][0].rsplit(":", 1)
+        return redis.Redis(host=host, port=int(port), **login, **options)
+    watch = link["sentinel"]
+    at = [(host, int(port)) for host, port in (text.rsplit(":", 1) for text in watch["addresses"])]
+    asked = {**options, "username": watch["username"], "password": watch["password"]}
+    return redis.Sentinel(at, sentinel_kwargs=asked).master_for(watch["service"], **login, **options)

@@ -181,6 +181,8 @@ class Daemon:
         except (redis.RedisError, ValueError) as error:
             # What it said last still holds: an alert is not over because its keeper is away.
             self._trouble("redis", f"alerts cannot be read: {error}")
+            # A server that fell silent may hold the subscription, too: the next one goes to who is primary then.
+            self._hang_up()
         if self.alerts is None:
             return
         now = time.time()

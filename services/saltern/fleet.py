@@ -7,7 +7,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -175,6 +175,18 @@ class Fleet:
     def addresses(self) -> dict[str, str]:
         """The address of every machine, by id."""
         return {name: machine["address"] for name, machine in self.inventory().items()}
+
+    def mean(self, machines: Iterable[str]) -> None:
+        """Write down how many Redis machines the fleet shall have, so that one being replaced changes nothing."""
+        count = sum(role_of(name) == "redis" for name in machines)
+        write_atomically(self.state_dir / "redis-machines", f"{count}\n")
+
+    def redis_machines(self) -> int:
+        """How many Redis machines the fleet shall have; 0 while nobody has said."""
+        try:
+            return int((self.state_dir / "redis-machines").read_text())
+        except FileNotFoundError:
+            return 0
 
     @contextmanager
     def locked(self, name: str, *, wait: bool = True) -> Iterator[None]:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import time
 
-from saltern import events, secrets
+import redis
+
+from saltern import certificates, events, secrets
 from saltern.errors import SalternError
 from saltern.fleet import MACHINE_ID, Fleet, role_of
-from saltern.pillar import POOL_OF_ROLE, load
+from saltern.pillar import POOL_OF_ROLE, load, redis_topology
 from saltern.redis_link import connect
 from saltern.registry import Registry
 from saltern.rejections import reported
+from saltern.topology import access
 
 # Events of an instance carry exactly these.
 FIELDS = {"port", "release"}
 
 
-def link(fleet: Fleet):
+def link(fleet: Fleet) -> redis.Redis:
     """The master's own client of the fleet's Redis."""
-    settings, addresses = load(fleet.pillar_dir)["redis"], fleet.addresses()
-    if settings["primary"] not in addresses:
+    settings = load(fleet.pillar_dir)["redis"]
+    found = redis_topology(fleet, settings)
+    if found is None:
         raise SalternError(f"redis: fleet {fleet.name} has no {settings['primary']}; `./saltern up` makes it")
-    address = f"{addresses[settings['primary']]}:{settings['port']}"
-    password = secrets.load(fleet)["redis"]["admin"]
-    return connect({"redis": {"addresses": [address], "username": "admin", "password": password}})
+    kept = secrets.load(fleet)
+    ca = certificates.authority(kept["tls"]) if settings["tls"] else ""
+    return connect(access(found, settings, "admin", kept, ca))
 
 
 def begin(fleet: Fleet) -> None:

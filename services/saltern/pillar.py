@@ -15,11 +15,12 @@ from typing import Any
 import jsonschema
 import yaml
 
-from saltern import artifact, pressure, secrets
+from saltern import artifact, certificates, pressure, secrets
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, ROLES, Fleet, role_of
 from saltern.judge import Thresholds
 from saltern.steps import Plan
+from saltern.topology import Topology, access, topology
 
 SCHEMA_FILE = Path(__file__).with_name("pillar_schema.json")
 # The beacons that are ours; an operator may add any of Salt's own.
@@ -31,7 +32,7 @@ REDIS_USERS_OF_ROLE = {
     "prod": ("product", "flags-reader", "observer"),
     "staging": ("product", "flags-reader", "observer"),
     "ops": ("observer",),
-    "redis": ("replica",),
+    "redis": ("replica", "sentinel"),
 }
 
 
@@ -95,6 +96,7 @@ def _odd(value: object, path: tuple) -> Iterator[tuple[tuple, str]]:
 PORTS_OF_A_MACHINE = (
     (("traffic", "listen", "port"), ("traffic", "metrics", "port"), ("admin", "port")),
     (("ops", "alertmanager_port"), ("ops", "mail", "sink_port")),
+    (("redis", "port"), ("redis", "sentinel", "port")),
 )
 
 
@@ -215,6 +217,8 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
             f"machine {minion_id}: fleet {fleet.name} has none by this name; salt-cloud makes one"
         )
     kept = secrets.load(fleet)
+    settings = load(fleet.pillar_dir)["redis"]
+    users = REDIS_USERS_OF_ROLE[role]
     told: dict[str, Any] = {
         "fleet": {
             "name": fleet.name,
@@ -230,13 +234,22 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
             "address": addresses[minion_id],
             "key": secrets.event_key(kept["events"], minion_id),
         },
-        "secrets": {"redis": {user: kept["redis"][user] for user in REDIS_USERS_OF_ROLE[role]}},
+        "secrets": {"redis": {user: kept["redis"][user] for user in users}},
+        "links": {},
     }
+    ca = certificates.authority(kept["tls"]) if settings["tls"] else ""
+    if found := redis_topology(fleet, settings):
+        told["fleet"]["redis"] = found.as_pillar()
+        told["links"] = {user: access(found, settings, user, kept, ca) for user in users}
     if role == "redis":
         # A Redis machine checks passwords; it need not know them.
-        told["secrets"]["redis_sha256"] = {
-            user: hashlib.sha256(password.encode()).hexdigest() for user, password in kept["redis"].items()
-        }
+        told["secrets"]["redis_sha256"] = _hashes(kept["redis"])
+        # A Sentinel speaks to the others, and checks who speaks to it.
+        told["secrets"]["sentinel"] = {"peer": kept["sentinel"]["peer"]}
+        told["secrets"]["sentinel_sha256"] = _hashes(kept["sentinel"])
+        if settings["tls"]:
+            certificate, key = certificates.server(kept["tls"], minion_id, addresses[minion_id])
+            told["secrets"]["tls"] = {"ca": ca, "certificate": certificate, "key": key}
     if role == "proxy":
         told["secrets"]["admin"] = kept["admin"]
     wanted = artifact.releases(fleet)
@@ -245,7 +258,7 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
         told["release"] = _as_pillar(wanted, pool)
     if role == "ops" and (path := load(fleet.pillar_dir)["ops"]["mail"]["password_file"]):
         told["secrets"]["smarthost"] = _password(Path(path))
-    if role in ("proxy", "ops"):
+    if role in ("proxy", "ops", "redis"):
         told["agent"] = _as_pillar(wanted, "agent")
     return told
 
@@ -257,6 +270,21 @@ def _password(path: Path) -> str:
         raise SalternError(
             f"pillar/ops.sls: ops.mail.password_file: {path} cannot be read ({error}); put the password there"
         ) from error
+
+
+def _hashes(passwords: Mapping[str, str]) -> dict[str, str]:
+    return {user: hashlib.sha256(password.encode()).hexdigest() for user, password in passwords.items()}
+
+
+def redis_topology(fleet: Fleet, settings: Mapping[str, Any]) -> Topology | None:
+    """The fleet's Redis machines as they are now, None where there is none.
+
+    :param settings: the pillar's `redis`
+    """
+    addresses = {name: at for name, at in fleet.addresses().items() if role_of(name) == "redis"}
+    if not addresses:
+        return None
+    return topology(addresses, settings["primary"], fleet.redis_machines())
 
 
 def modules_revision(root: Path = REPOSITORY / "salt") -> str:

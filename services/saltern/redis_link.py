@@ -2,17 +2,19 @@
 
 A daemon's configuration holds::
 
-    {"redis": {"addresses": ["10.213.0.11:6379"], "username": "controller", "password": "...", "timeout_s":
-    1.0},
+    {"redis": {"addresses": ["10.213.0.11:6379"], "username": "controller", "password": "...", "timeout_s": 1.0,
+     "tls": {"ca": "-----BEGIN CERTIFICATE-----..."}},
      "sentinel": {"addresses": ["10.213.0.11:26379"], "service": "saltern", "username": "...", "password":
      "..."}}
 
 Without ``sentinel`` the first address is the primary. With it, every new connection asks Sentinel who the
-primary is, so writers reach the right machine after a failover.
+primary is, so writers reach the right machine after a failover. With ``tls`` Redis and Sentinel are spoken to
+encrypted, and must show a certificate of that authority.
 """
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +22,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
 DEFAULT_TIMEOUT_S = 1.0
 """Long enough for a busy primary, short enough that a silent one is noticed within a resync interval."""
+SENTINEL_TIMEOUT_S = 0.4
+"""Sentinel does nothing but answer such questions; one that is silent for longer is passed over."""
+KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 2, socket.TCP_KEEPCNT: 2}
+"""Seconds, seconds and probes: a subscription, on which nobody is owed an answer, whose other end is gone without
+a word is noticed within ten seconds."""
 
 
 class ConfigError(ValueError):
@@ -48,17 +55,15 @@ def connect(config: Mapping[str, Any]) -> redis.Redis:
     A command whose connection turns out to be dead is tried once more on a new connection; a command that
     timed out is not, because it may have been carried out.
 
-    Raises ConfigError when ``redis.addresses`` or ``sentinel`` is missing or malformed.
+    Raises ConfigError when ``redis.addresses``, ``redis.tls`` or ``sentinel`` is missing or malformed.
     """
     link = _section(config, "redis")
     timeout = link.get("timeout_s", DEFAULT_TIMEOUT_S)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
         raise ConfigError(f"redis.timeout_s: {timeout!r} is not a number of seconds above 0")
     options: dict[str, Any] = {
+        **_common(link, timeout),
         "decode_responses": True,
-        "socket_timeout": timeout,
-        "socket_connect_timeout": timeout,
-        "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         "username": link.get("username"),
         "password": link.get("password"),
@@ -66,22 +71,74 @@ def connect(config: Mapping[str, Any]) -> redis.Redis:
     if config.get("sentinel") is None:
         host, port = _addresses(link, "redis")[0]
         return redis.Redis(host=host, port=port, **options)
+    kind = _EncryptedConnection if "ssl" in options else _Connection
+    return watchers(config).master_for(_service(config), connection_class=kind, **options)
+
+
+class _HangsUp:
+    """Ends a connection on which an answer was waited for in vain, as connections without Sentinel do.
+
+    redis-py (8.1) keeps such a connection when it came through Sentinel: the next command is sent to the same silent
+    server, for ever, and should it wake up, its late answer is taken for that command's.
+    """
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        options.setdefault("disconnect_on_error", True)
+        return super().read_response(*arguments, **options)  # type: ignore[misc]
+
+
+class _Connection(_HangsUp, SentinelManagedConnection):
+    pass
+
+
+class _EncryptedConnection(_HangsUp, SentinelManagedSSLConnection):
+    pass
+
+
+def watchers(config: Mapping[str, Any]) -> Sentinel:
+    """The Sentinels of a configuration, each of which is a client of its own in ``.sentinels``.
+
+    Raises ConfigError as ``connect``.
+    """
     watch = _section(config, "sentinel")
-    service = watch.get("service")
+    _service(config)
+    return Sentinel(
+        _addresses(watch, "sentinel"),
+        sentinel_kwargs={
+            **_common(_section(config, "redis"), SENTINEL_TIMEOUT_S),
+            "decode_responses": True,
+            # Who does not answer at once is passed over: the next one knows as much.
+            "retry": Retry(NoBackoff(), 0),
+            "username": watch.get("username"),
+            "password": watch.get("password"),
+        },
+    )
+
+
+def _common(link: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """What a connection to Redis and one to Sentinel have in common."""
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "socket_keepalive": True,
+        "socket_keepalive_options": KEEPALIVE,
+    }
+    tls = link.get("tls")
+    if tls is not None:
+        ca = tls.get("ca") if isinstance(tls, Mapping) else None
+        if not isinstance(ca, str) or "BEGIN CERTIFICATE" not in ca:
+            raise ConfigError("redis.tls.ca: not a certificate; give the authority's, in PEM")
+        options |= {"ssl": True, "ssl_ca_data": ca, "ssl_check_hostname": True}
+    return options
+
+
+def _service(config: Mapping[str, Any]) -> str:
+    service = _section(config, "sentinel").get("service")
     if not isinstance(service, str) or not service:
         raise ConfigError(
             f"sentinel.service: {service!r} is not a name; write the name Sentinel watches, such as saltern"
         )
-    sentinel = Sentinel(
-        _addresses(watch, "sentinel"),
-        sentinel_kwargs={
-            "username": watch.get("username"),
-            "password": watch.get("password"),
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-        },
-    )
-    return sentinel.master_for(service, **options)
+    return service
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

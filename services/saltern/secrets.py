@@ -13,6 +13,8 @@ from saltern.fleet import Fleet, write_atomically
 # Who speaks to Redis, one password each; what each may do stands in salt/redis/users.acl.j2.
 REDIS_USERS = ("admin", "controller", "product", "flags-reader", "observer", "replica", "sentinel")
 ADMIN_SCOPES = ("read", "write")
+# Who speaks to Sentinel: the other Sentinels, and everybody who asks it where the primary is.
+SENTINEL_USERS = ("peer", "client")
 
 
 def generate() -> dict:
@@ -20,6 +22,8 @@ def generate() -> dict:
     return {
         "events": secrets.token_hex(32),
         "redis": {user: secrets.token_hex(32) for user in REDIS_USERS},
+        "sentinel": {user: secrets.token_hex(32) for user in SENTINEL_USERS},
+        "tls": secrets.token_hex(32),
         "admin": {scope: secrets.token_urlsafe(32) for scope in ADMIN_SCOPES},
     }
 

@@ -52,6 +52,7 @@ def up(fleet: Fleet, progress: Progress, machines: Iterable[str] = DEFAULT_MACHI
     _preflight(fleet, wanted)
     fleet.save()
     with fleet.locked("up", wait=False):
+        fleet.mean(wanted)
         secrets.ensure(fleet)
         progress.tell("network")
         kernel.need(fleet)

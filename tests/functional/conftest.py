@@ -12,6 +12,7 @@ import pytest
 # Test modules are imported without a package; what they share lies beside them.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from redis_stand import RedisStand
 from traffic_stand import Stand
 
 
@@ -37,3 +38,19 @@ def stand(make_stand: Callable[..., Stand]) -> Stand:
     made = make_stand()
     made.start()
     return made
+
+
+@pytest.fixture
+def make_redis(tmp_path: Path, make_fleet: Callable[..., Any]) -> Iterator[Callable[..., RedisStand]]:
+    """Three Redis machines under Sentinel, with changes to the pillar's `redis`; running, unless told otherwise."""
+    stands: list[RedisStand] = []
+
+    def make(start: bool = True, **changes: Any) -> RedisStand:
+        stands.append(RedisStand(tmp_path / f"redis{len(stands)}", make_fleet, **changes))
+        if start:
+            stands[-1].start()
+        return stands[-1]
+
+    yield make
+    for stand in stands:
+        stand.close()

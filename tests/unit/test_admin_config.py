@@ -89,9 +89,9 @@ def test_what_salt_writes_of_the_pillar_is_a_good_configuration_and_holds_no_tok
     values = {
         "admin": admin,
         "traffic": yaml.safe_load((ROOT / "pillar/traffic.sls").read_text())["traffic"],
-        "redis": {"primary": "redis1", "port": 6379},
-        "fleet": {"subnet": "10.9.0.0/24", "hosts": {"redis1": "10.9.0.11"}},
-        "secrets": {"redis": {"controller": "pw"}, "admin": {"read": "r" * 43, "write": "w" * 43}},
+        "links": {"controller": {"redis": {"addresses": ["10.9.0.11:6379"], "password": "pw"}}},
+        "fleet": {"subnet": "10.9.0.0/24"},
+        "secrets": {"admin": {"read": "r" * 43, "write": "w" * 43}},
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"])
     environment.filters["json"] = lambda value, indent=None: json.dumps(value, indent=indent)

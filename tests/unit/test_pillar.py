@@ -305,8 +305,8 @@ def strings(value: object) -> set[str]:
 
 MAY_KNOW = {
     "proxy1": {"controller"},
-    "redis1": {"replica"},
-    "redis2": {"replica"},
+    "redis1": {"replica", "sentinel"},
+    "redis2": {"replica", "sentinel"},
     "prod1": {"product", "flags-reader", "observer"},
     "staging1": {"product", "flags-reader", "observer"},
     "ops1": {"observer"},
@@ -354,7 +354,7 @@ def test_machines_of_a_pool_are_told_their_release_and_nobody_is_told_of_them(fl
         told = pillar.for_machine(fleet, machine)
         assert set(told["fleet"]["hosts"]) == {"proxy1", "redis1", "redis2", "ops1"}
         assert ("release" in told) == (role_of(machine) in ("prod", "staging"))
-        assert ("agent" in told) == (role_of(machine) in ("proxy", "ops"))
+        assert ("agent" in told) == (role_of(machine) in ("proxy", "ops", "redis"))
         assert told["machine"]["address"] == fleet.addresses()[machine]
 
 
@@ -380,7 +380,6 @@ def test_a_fleet_without_a_built_release_says_who_builds_it(fleet):
     (fleet.state_dir / "releases.json").unlink()
     with pytest.raises(SalternError, match=r"release of 'prod': none was built; `./saltern up` builds it"):
         pillar.for_machine(fleet, "prod1")
-    pillar.for_machine(fleet, "redis1")
 
 
 def test_the_revision_of_the_modules_changes_with_any_module_a_machine_loads(tmp_path):

@@ -20,9 +20,24 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """Where the shared list and the flags live. The first address is the primary, which alone takes writes."""
+    """Where the shared list and the flags live: the first address, unless the Sentinels are asked which one is the primary.
+
+    ``ca``: the authority, in PEM, whose certificates the servers must show; None where nothing is encrypted.
+    """
 
     addresses: tuple[tuple[str, int], ...]
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca: str | None = field(default=None, repr=False)
+    sentinel: "SentinelSettings | None" = None
+
+
+@dataclass(frozen=True)
+class SentinelSettings:
+    """Whom to ask for the primary, and its name among them."""
+
+    addresses: tuple[tuple[str, int], ...]
+    service: str
     username: str | None = None
     password: str | None = field(default=None, repr=False)
 
@@ -85,7 +100,11 @@ def parse(document: object, release: str = "dev") -> Config:
             f"PRODUCT_RELEASE: {release!r} is not a release id; it is 1 to 64 of a-z, 0-9, '.', '-' and '_'"
         )
     settings = RedisSettings(
-        _addresses(redis), _optional(redis, "redis.username"), _optional(redis, "redis.password")
+        _addresses(redis, "redis"),
+        _optional(redis, "redis.username"),
+        _optional(redis, "redis.password"),
+        _authority(redis),
+        _sentinel(top),
     )
     flags = settings
     if "flags" in top:
@@ -98,11 +117,32 @@ def parse(document: object, release: str = "dev") -> Config:
     return Config(settings, flags, instance, pool, state_dir, release)
 
 
-def _addresses(redis: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
-    given = redis.get("addresses")
+def _sentinel(top: Mapping[str, object]) -> SentinelSettings | None:
+    if top.get("sentinel") is None:
+        return None
+    sentinel = _mapping(top["sentinel"], "sentinel")
+    return SentinelSettings(
+        _addresses(sentinel, "sentinel"),
+        _text(sentinel.get("service"), "sentinel.service"),
+        _optional(sentinel, "sentinel.username"),
+        _optional(sentinel, "sentinel.password"),
+    )
+
+
+def _authority(redis: Mapping[str, object]) -> str | None:
+    if redis.get("tls") is None:
+        return None
+    ca = _text(_mapping(redis["tls"], "redis.tls").get("ca"), "redis.tls.ca")
+    if "BEGIN CERTIFICATE" not in ca:
+        raise ConfigError("redis.tls.ca: not a certificate; give the authority's, in PEM")
+    return ca
+
+
+def _addresses(section: Mapping[str, object], name: str) -> tuple[tuple[str, int], ...]:
+    given = section.get("addresses")
     if not isinstance(given, list) or not given:
-        raise ConfigError('redis.addresses: missing or empty; give a list such as ["10.213.0.11:6379"]')
-    return tuple(_address(value, f"redis.addresses[{index}]") for index, value in enumerate(given))
+        raise ConfigError(f'{name}.addresses: missing or empty; give a list such as ["10.213.0.11:6379"]')
+    return tuple(_address(value, f"{name}.addresses[{index}]") for index, value in enumerate(given))
 
 
 def _address(value: object, where: str) -> tuple[str, int]:

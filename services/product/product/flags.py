@@ -6,6 +6,7 @@ set stays in force, and a process that starts meanwhile takes it from the disk.
 
 import logging
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +50,16 @@ DEFAULT = Features()
 
 def provider(settings: RedisSettings, snapshot: Path) -> RedisProvider:
     """The provider over all servers of the fleet's Redis, read from a replica where there is one."""
-    addresses = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in settings.addresses]
+    watch = settings.sentinel
+    servers = settings.addresses if watch is None else watch.addresses
     return RedisProvider(
-        addresses,
+        [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in servers],
+        sentinel=None if watch is None else watch.service,
         username=settings.username,
         password=settings.password,
+        sentinel_username=None if watch is None else watch.username,
+        sentinel_password=None if watch is None else watch.password,
+        tls=False if settings.ca is None else ssl.create_default_context(cadata=settings.ca),
         snapshot=snapshot,
         timeout=TIMEOUT,
     )

@@ -19,6 +19,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from product import items, snapshot
 from product.config import RedisSettings
@@ -115,20 +116,51 @@ class Reading:
 
 
 def connect(settings: RedisSettings, timeout: float) -> redis.Redis:
-    """A client of the primary that gives up after ``timeout`` seconds of silence and never tries twice."""
-    host, port = settings.addresses[0]
-    return redis.Redis(
-        host=host,
-        port=port,
-        username=settings.username,
-        password=settings.password,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-        protocol=2,
-        driver_info=None,
-        decode_responses=True,
+    """A client of the primary that gives up after ``timeout`` seconds of silence and never tries twice.
+
+    Where there are Sentinels every new connection asks one of them who the primary is: after an election the
+    next connection reaches the new one.
+    """
+    options: dict[str, object] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "driver_info": None,
+        "decode_responses": True,
+    }
+    if settings.ca is not None:
+        options |= {"ssl": True, "ssl_ca_data": settings.ca, "ssl_check_hostname": True}
+    login = {"username": settings.username, "password": settings.password}
+    if settings.sentinel is None:
+        host, port = settings.addresses[0]
+        return redis.Redis(host=host, port=port, **login, **options)
+    watch = settings.sentinel
+    asked = {**options, "username": watch.username, "password": watch.password}
+    kind = _SentinelConnection if settings.ca is None else _EncryptedSentinelConnection
+    return Sentinel(watch.addresses, sentinel_kwargs=asked).master_for(
+        watch.service, connection_class=kind, **login, **options
     )
+
+
+class _HangsUp:
+    """Ends a connection on which an answer was waited for in vain, as connections without Sentinel do.
+
+    redis-py (8.1) keeps such a connection when it came through Sentinel: the next command is sent to the same
+    silent server, and should it wake up, its late answer is taken for that command's.
+    """
+
+    def read_response(self, *arguments: object, **options: object) -> object:
+        options.setdefault("disconnect_on_error", True)
+        return super().read_response(*arguments, **options)  # type: ignore[misc]
+
+
+class _SentinelConnection(_HangsUp, SentinelManagedConnection):
+    pass
+
+
+class _EncryptedSentinelConnection(_HangsUp, SentinelManagedSSLConnection):
+    pass
 
 
 class Store:

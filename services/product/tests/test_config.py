@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from product import config
-from product.config import Config, ConfigError, RedisSettings
+from product.config import Config, ConfigError, RedisSettings, SentinelSettings
 
 pytestmark = pytest.mark.unit
 
@@ -20,7 +20,7 @@ GOOD = {
 
 def test_a_good_file_becomes_a_value(tmp_path):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**GOOD, "sentinel": {"service": "saltern"}}))
+    path.write_text(json.dumps({**GOOD, "flags": {"of": "a later release"}}))
     loaded = config.load({"PRODUCT_CONFIG": str(path), "PRODUCT_RELEASE": "20250101.abc"})
     settings = RedisSettings((("10.213.0.11", 6379), ("fd00::2", 6380)), "product", "salt")
     assert loaded == Config(settings, settings, "prod1", "prod", Path("/var/lib/product"), "20250101.abc")
@@ -30,6 +30,20 @@ def test_the_flags_are_read_from_the_same_servers_as_somebody_else():
     loaded = config.parse({**GOOD, "flags": {"username": "flags-reader", "password": "pepper"}})
     assert loaded.flags == RedisSettings(loaded.redis.addresses, "flags-reader", "pepper")
     assert "pepper" not in repr(loaded)
+
+
+def test_where_there_are_sentinels_they_are_asked():
+    watch = {
+        "addresses": ["10.213.0.11:26379"],
+        "service": "saltern",
+        "username": "client",
+        "password": "pepper",
+    }
+    redis = {**GOOD["redis"], "tls": {"ca": "-----BEGIN CERTIFICATE-----"}}
+    settings = config.parse({**GOOD, "redis": redis, "sentinel": watch}).redis
+    assert settings.sentinel == SentinelSettings((("10.213.0.11", 26379),), "saltern", "client", "pepper")
+    assert settings.ca == "-----BEGIN CERTIFICATE-----"
+    assert "pepper" not in repr(settings)
 
 
 def test_the_release_is_dev_when_nobody_names_one():
@@ -55,6 +69,16 @@ def test_the_password_is_never_shown():
         (["flags"], [], "flags: a list"),
         (["flags"], {"username": 7}, "flags.username: a number"),
         (["flags"], {"password": ["hunter2"]}, "flags.password: a list"),
+        (["redis", "tls"], True, "redis.tls: a boolean"),
+        (["redis", "tls"], {"ca": "/etc/ca.crt"}, "redis.tls.ca: not a certificate"),
+        (["sentinel"], ["a:1"], "sentinel: a list"),
+        (["sentinel"], {"service": "s"}, "sentinel.addresses: missing or empty"),
+        (["sentinel"], {"addresses": ["a:1"]}, "sentinel.service: null"),
+        (
+            ["sentinel"],
+            {"addresses": ["a:1"], "service": "s", "password": ["hunter2"]},
+            "sentinel.password: a list",
+        ),
         (["instance"], "*", "instance: '*'"),
         (["instance"], "", "instance: an empty string"),
         (["instance"], "prod1\n", "instance: 'prod1\\n'"),

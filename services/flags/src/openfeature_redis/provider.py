@@ -108,14 +108,17 @@ class RedisProvider(AbstractProvider):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **options: Any) -> RedisProvider:
-        """Make a provider from `{"redis": {"addresses", "username", "password"}, "sentinel": {...
+        """Make a provider from `{"redis": {"addresses", "username", "password", "tls"}, "sentinel": {...
         "service"}}`.
 
-        `sentinel` is optional and then its addresses are used; options are those of the constructor.
+        `sentinel` is optional and then its addresses are used; so is `tls`, `{"ca": "<PEM>"}`, the authority
+        whose certificates the servers must show. Options are those of the constructor.
         Raises ValueError naming what is missing.
         """
         redis = config.get("redis", {})
         login = {"username": redis.get("username"), "password": redis.get("password")}
+        if redis.get("tls") is not None:
+            options = {"tls": _trusting(redis["tls"].get("ca")), **options}
         sentinel = config.get("sentinel")
         where = "redis" if sentinel is None else "sentinel"
         addresses = config.get(where, {}).get("addresses")
@@ -297,6 +300,14 @@ class RedisProvider(AbstractProvider):
             snapshot.save(self._snapshot, self._held.document)
         except OSError as error:
             log.warning("flags: the snapshot %s could not be written: %s", self._snapshot, error)
+
+
+def _trusting(ca: str | None) -> ssl.SSLContext:
+    if not ca:
+        raise ValueError(
+            'configuration: "redis.tls" has no "ca"; give the certificate of an authority, in PEM'
+        )
+    return ssl.create_default_context(cadata=ca)
 
 
 def _after_fork_in_child() -> None:
