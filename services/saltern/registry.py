@@ -329,8 +329,8 @@ def _seconds(text: str) -> float:
 # --- the scripts
 
 _PRELUDE = """
-local revision_key, journal_key, instances_key, split_key, latch_key, forced_key, steps_key =
-    KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local revision_key, journal_key, instances_key, split_key, latch_key, forced_key, steps_key, counters_key =
+    KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local who, cause, expect, journal_length = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local instance_prefix = ARGV[5]
 
@@ -452,7 +452,7 @@ _CANARY_OFF = (
     + """
 local reason, kind, counter = ARGV[6], ARGV[7], ARGV[8]
 if counter ~= '' then
-  local found = count(KEYS[7], kind, counter)
+  local found = count(counters_key, kind, counter)
   if found ~= 'new' then return {found, revision(), ''} end
 end
 if redis.call('EXISTS', latch_key) == 1 then return unchanged() end
@@ -494,11 +494,7 @@ return {'changed', new, line}
 
 _NOTE = _PRELUDE + "return {'noted', revision(), note(ARGV[6], ARGV[7], ARGV[8], revision())}"
 
-<<<<<<< HEAD
-_KEYS = (REVISION, JOURNAL, INSTANCES, SPLIT, LATCH, FORCED, COUNTERS)
-=======
-_KEYS = (REVISION, JOURNAL, INSTANCES, SPLIT, LATCH, FORCED, STEPS)
->>>>>>> steps
+_KEYS = (REVISION, JOURNAL, INSTANCES, SPLIT, LATCH, FORCED, STEPS, COUNTERS)
 
 
 class Registry:

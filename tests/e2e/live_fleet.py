@@ -14,15 +14,11 @@ from fleet_commands import NAME, REPOSITORY, SUBNET, Live, saltern
 
 # What keeps the fleet from acting on the load that the tests themselves make: reflexes have tests of their own.
 CALM = {
-<<<<<<< HEAD
     # Never: an hour of samples. That a processor is wanted by more than there are is no news here.
-    "beacons.sls": [("high: 50", "high: 100"), ("for: 2", "for: 3600")],
+    "beacons.sls": [("high: 50", "high: 100"), ("for: 2", "for: 3600"), ("batch: 10", "batch: 2")],
     "scaling.sls": [("auto: true", "auto: false")],
     # What joins a mail, or ends it, is told soon.
     "ops.sls": [("group_interval: 30", "group_interval: 2")],
-=======
-    "beacons.sls": [("high: 50", "high: 100"), ("batch: 10", "batch: 2")],
-    "scaling.sls": [("auto: true", "auto: false")],
     # Steps of seconds, and thresholds for that: so few samples, on a host that is busy, prove nothing finer.
     "canary.sls": [
         ("shares: [5, 10, 30, 60, 100]", "shares: [5, 50, 100]"),
@@ -35,7 +31,6 @@ CALM = {
         ("host_min_points: 2.0", "host_min_points: 60.0"),
         ("cpu_limit_percent: 90.0", "cpu_limit_percent: 100.0"),
     ],
->>>>>>> steps
 }
 
 

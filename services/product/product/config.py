@@ -20,7 +20,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class RedisSettings:
-    """Where the shared list and the flags live: the first address, unless the Sentinels are asked which one is the primary.
+    """Where the shared list and the flags live: the first address, unless the Sentinels are asked who the primary is.
 
     ``ca``: the authority, in PEM, whose certificates the servers must show; None where nothing is encrypted.
     """
