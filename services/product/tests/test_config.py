@@ -20,7 +20,7 @@ GOOD = {
 
 def test_a_good_file_becomes_a_value(tmp_path):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({**GOOD, "flags": {"of": "a later release"}}))
+    path.write_text(json.dumps({**GOOD, "tracing": {"of": "a later release"}}))
     loaded = config.load({"PRODUCT_CONFIG": str(path), "PRODUCT_RELEASE": "20250101.abc"})
     settings = RedisSettings((("10.213.0.11", 6379), ("fd00::2", 6380)), "product", "salt")
     assert loaded == Config(settings, settings, "prod1", "prod", Path("/var/lib/product"), "20250101.abc")
