@@ -1,4 +1,4 @@
-"""What Salt's runners ``canary.*`` and ``fleet.status`` do, on the master.
+"""What Salt's runners ``canary.*`` do, on the master.
 
 They are the admin API's functions, without HTTP. Turning the canary off is the one thing that must work
 without Redis; then it goes over the admin API on the proxy, which tells HAProxy itself.
@@ -37,15 +37,6 @@ def status(fleet: Fleet) -> dict[str, Any]:
         **overview.canary(view.registry, overview.read_observed(registry.client)),
         "steps": stepping.shown(view.steps),
     }
-
-
-def fleet_status(fleet: Fleet) -> dict[str, Any]:
-    """Every instance, the canary, and what is wrong.
-
-    Raises SalternError, RegistryError or redis.RedisError when the registry cannot be read.
-    """
-    registry = _registry(fleet)
-    return overview.overview(registry.snapshot(), overview.read_observed(registry.client))
 
 
 def share(fleet: Fleet, percent: object, *, cause: str = "", by: str) -> dict[str, Any]:

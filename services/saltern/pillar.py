@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,16 +91,16 @@ def _odd(value: object, path: tuple) -> Iterator[tuple[tuple, str]]:
             yield from _odd(each, (*path, key))
 
 
-# Settings of one machine that must be different TCP ports.
+# TCP ports of one machine: proxy1's, ops1's. No two may be the same.
 PORTS_OF_A_MACHINE = (
-    (("traffic", "listen", "port"), ("traffic", "metrics", "port")),
+    (("traffic", "listen", "port"), ("traffic", "metrics", "port"), ("admin", "port")),
     (("ops", "alertmanager_port"), ("ops", "mail", "sink_port")),
 )
 
 
 def _contradictions(pillar: Mapping[str, Any]) -> Iterator[str]:
     """Values that are right each by itself and not together."""
-    for first, second in PORTS_OF_A_MACHINE:
+    for first, second in (pair for ports in PORTS_OF_A_MACHINE for pair in itertools.combinations(ports, 2)):
         if (port := _at(pillar, first)) == _at(pillar, second):
             yield _line(second, f"{port} is {'.'.join(first)} already; another port is right")
     for name, pool in pillar["scaling"]["pools"].items():

@@ -1,13 +1,19 @@
-"""How fast the proxy is: our configuration beside bare HAProxy, nginx and Node's http-proxy, in one run.
+"""How fast the proxy is: our configuration beside HAProxy without a split, nginx and Node's http-proxy, in one run.
 
     python tests/bench/bench_proxy.py [--json] [--seconds 3] [--runs 5]
 
-All four get the same four servers (one HAProxy answering from memory), one thread, and the same load, in
-turns: A B C D A B C D … The figure is the median of the runs' ratios, each against the peer's run next to it.
+All get the same four servers (one HAProxy answering from memory), one thread, and the same load, in turns:
+A B C D E A B C D E … The figure is the median of the runs' ratios, each against the peer's run next to it.
+
+HAProxy is there twice. "bare haproxy" is ten lines: nothing but a list of servers. "unsplit haproxy" is our own
+configuration without the draw and the testers' override, so the ratio to it is what the split costs, and the rest
+of the way to the bare one is what everything else costs: requests sent again when a server dies (HAProxy copies each
+one's whole buffer for that), the three headers that say who answered, X-Forwarded-For.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -102,8 +108,20 @@ def nginx_binary() -> str:
     return str(binaries[0])
 
 
+def unsplit(configuration: str) -> str:
+    """Our configuration with every request going to production: no draw, no override.
+
+    Raises ValueError if that leaves something of the split behind.
+    """
+    lines = re.sub(r"(?m)^    (acl drawn |http-request set-var\(|use_backend ).*\n", "", configuration)
+    public = re.sub(r"#.*", "", lines[lines.index("frontend public") : lines.index("backend prod")])
+    if "split.acl" in public or "canary" in public:
+        raise ValueError(f"haproxy.cfg: the split is still in there: {public}")
+    return lines
+
+
 class Bench:
-    """The servers and the four proxies, all running."""
+    """The servers and the proxies, all running."""
 
     def __init__(self, directory: Path) -> None:
         self.dir = directory
@@ -126,6 +144,7 @@ class Bench:
         proxies = {
             "ours": (self.stand.port, worker),
             "bare haproxy": self._bare(),
+            "unsplit haproxy": self._unsplit(),
             "nginx": self._nginx(),
             "http-proxy": self._node(),
         }
@@ -149,6 +168,21 @@ class Bench:
         names = [*PRODUCTION, CANARY]
         servers = "\n".join(f"    server {n} 127.0.0.1:{self.ports[n]} check inter 2s" for n in names)
         return port, self._haproxy("bare", BARE.format(port=port, servers=servers)).pid
+
+    def _unsplit(self) -> tuple[int, int]:
+        servers = self.stand.state_dir / "servers.state"
+        until(
+            lambda: all(str(each) in servers.read_text() for each in self.ports.values()), "servers on disk"
+        )
+        port = free_port()
+        text = unsplit(self.stand.config_file.read_text())
+        for mine, other in (
+            (f"127.0.0.1:{self.stand.port}", f"127.0.0.1:{port}"),
+            (f"127.0.0.1:{self.stand.metrics_port}", f"127.0.0.1:{free_port()}"),
+            (f"{self.stand.socket}", f"{self.dir / 'unsplit.sock'}"),
+        ):
+            text = text.replace(mine, other)
+        return port, self._haproxy("unsplit", text).pid
 
     def _nginx(self) -> tuple[int, int]:
         port = free_port()
@@ -235,6 +269,7 @@ def bench(seconds: float = 3.0, runs: int = 5, connections: int = 64) -> dict[st
             [round(rate) for rate in rates["ours"]],
         ),
         ratio("vs_bare_haproxy", "bare haproxy", ">= 0.97"),
+        ratio("vs_unsplit_haproxy", "unsplit haproxy", ">= 0.97"),
         ratio("vs_nginx", "nginx", ">= 1.3"),
         ratio("vs_http_proxy", "http-proxy", ">= 4"),
         Figure(

@@ -1,4 +1,4 @@
-"""What ``salt-run canary.*`` and ``fleet.status`` do, on a whole traffic plane kept as a fleet."""
+"""What ``salt-run canary.*`` and ``fleet.*`` do, on a whole traffic plane kept as a fleet."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,11 +86,13 @@ def runner(name: str, fleet: Fleet) -> ModuleType:
 
 
 def test_every_runner_function_says_how_it_is_called(fleet: Fleet) -> None:
-    for name in ("canary", "fleet"):
+    names = sorted(file.stem for file in (ROOT / "salt/_runners").glob("*.py"))
+    assert {"canary", "fleet", "journal"} <= set(names)
+    for name in names:
         module = runner(name, fleet)
         for word, each in vars(module).items():
             if callable(each) and not word.startswith("_") and each.__module__ == module.__name__:
-                assert f"salt-run {name}.{word}" in (each.__doc__ or ""), word
+                assert f"salt-run {name}.{word.rstrip('_')}" in (each.__doc__ or ""), word
 
 
 def test_the_fleet_is_shown_as_wanted_and_as_seen(stand: Stand, fleet: Fleet) -> None:
@@ -203,3 +206,66 @@ def test_the_canary_is_judged_on_what_the_controller_recorded(
     record = judge.Record.from_json(file.read_text())
     assert record.thresholds.min_requests == 100
     assert judge.judge(record.canary, record.baseline, record.thresholds).verdict == "hold"
+
+
+def test_an_instance_is_taken_out_and_put_back_and_the_runner_waits_for_it(
+    stand: Stand, fleet: Fleet
+) -> None:
+    run = runner("fleet", fleet)
+    stand.add("prod2")
+    stand.await_up("prod2")
+    for function, phase in ((run.drain, "idle"), (run.maint, "maint"), (run.ready, "ready")):
+        done = function("prod1", wait=10)
+        assert (done["changed"], done["instance"]["phase"], done["cut"]) == (True, phase, []), done
+    assert run.ready("prod1", wait=10)["changed"] is False
+    assert run.drain("prod1")["after"] == {"want": "drain", "limit_s": None, "force": False}
+
+
+def test_what_a_drain_cuts_is_told(stand: Stand, fleet: Fleet) -> None:
+    run = runner("fleet", fleet)
+    stand.add("prod2")
+    stand.await_up("prod2")
+    with socket.create_connection(("127.0.0.1", stand.port), 5) as link:
+        link.sendall(b"GET /upgrade HTTP/1.1\r\nHost: x\r\nX-Saltern-Canary: never\r\n"
+                     b"Connection: Upgrade\r\nUpgrade: echo\r\n\r\n")  # fmt: skip
+        assert b"101" in link.recv(4096)
+
+        def holder() -> str:
+            rows = run.status()["instances"]
+            return next((id_ for id_ in ("prod1", "prod2") if rows[id_]["sessions"] == 1), "")
+
+        id_ = until(holder, "the websocket counted")
+        slow = run.drain(id_, limit=300, wait=0.5)
+        assert slow == {"error": f"{id_} is not idle after 0.5 s: draining, 1 requests open", "retcode": 1}
+        [cut] = run.drain(id_, limit=0.2, wait=10)["cut"]
+    assert cut["sessions"] == 1
+    assert [each["source"].partition(":")[0] for each in cut["requests"]] == ["127.0.0.1"]
+
+
+def test_the_last_live_server_stays_unless_a_person_forces_it(stand: Stand, fleet: Fleet) -> None:
+    run = runner("fleet", fleet)
+    refusal = run.drain("prod1", wait=10)
+    assert "last live production server" in refusal["error"] and "force=True" in refusal["error"]
+    assert stand.get().status == 200
+    assert run.drain("prod1", force=True, wait=10)["instance"]["phase"] == "idle"
+    assert run.ready("prod1", wait=10)["instance"]["phase"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        ({"machine": "prod9"}, "prod9"),
+        ({"machine": "*"}, "* is not registered"),
+        ({"machine": "prod1", "limit": -1}, "limit"),
+        ({"machine": "prod1", "limit": "soon"}, "limit"),
+        ({"machine": "prod1", "wait": "long"}, "wait 'long'"),
+        ({"machine": "prod1", "wait": 10**6}, "wait 1000000"),
+    ],
+)
+def test_a_drain_that_makes_no_sense_is_refused(
+    stand: Stand, fleet: Fleet, arguments: dict[str, object], fault: str
+) -> None:
+    refusal = runner("fleet", fleet).drain(**arguments)
+    assert refusal["retcode"] == 1
+    assert fault in refusal["error"]
+    assert stand.registry.snapshot().instances["prod1"].want == "ready"

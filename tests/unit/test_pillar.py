@@ -90,6 +90,11 @@ def test_the_pillar_we_ship_has_no_fault():
             "pillar/traffic.sls: traffic.metrics.port: 80 is traffic.listen.port already; another port is right",
         ),
         (
+            "admin.port",
+            8405,
+            "pillar/admin.sls: admin.port: 8405 is traffic.metrics.port already; another port is right",
+        ),
+        (
             "canary.judge.tolerance",
             0.9,
             "pillar/canary.sls: canary.judge.tolerance: 0.9 is less than the minimum of 1 "

@@ -1,0 +1,154 @@
+"""Traffic on the running fleet, under load: what a person or a failure does to it costs no request."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fleet_commands import Live, run, wait_for
+from test_fleet import Z_999, failed_requests, leader, pools, start_load
+
+SECONDS = 300
+"""Longest any of these tests loads the fleet; each ends its load when it is done."""
+
+
+@contextmanager
+def load(live: Live, failures: int = 0) -> Iterator[None]:
+    """Requests all the while, of which not more than `failures` may fail."""
+    wait_for(lambda: len(live.instances_seen()) == 6, 60, "all six instances serve")
+    wrk = start_load(live, SECONDS)
+    try:
+        yield
+        assert wrk.poll() is None, "the load ended before the test did"
+    finally:
+        # wrk ends at an interrupt and still prints what it saw.
+        wrk.send_signal(2)
+        text = wrk.communicate(timeout=30)[0]
+    assert "requests in" in text
+    assert failed_requests(text) <= failures, text
+
+
+def runner(live: Live, function: str, *arguments: str) -> dict[str, Any]:
+    done = live.salt("salt-run", function, *arguments, "--out=json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def admin(live: Live, method: str, path: str, body: object = None, token: str = "write") -> tuple[int, Any]:
+    """What the admin API answers to curl."""
+    secret = json.loads((live.state_dir / "secrets.json").read_text())["admin"].get(token, token)
+    url = live.status()["urls"]["admin"]
+    done = run(
+        "curl", "-s", "--max-time", "5", "-X", method, "-w", "\n%{http_code}", "-H", f"Authorization: Bearer {secret}",
+        "-H", "Content-Type: application/json", *(("-d", json.dumps(body)) if body is not None else ()), f"{url}{path}",
+    )  # fmt: skip
+    text, _, status = done.stdout.rpartition("\n")
+    return int(status), json.loads(text)
+
+
+def inside(live: Live, machine: str, *command: str) -> None:
+    done = run("nsenter", "-t", str(leader(live, machine)), "-a", *command)
+    assert done.returncode == 0, done.stderr
+
+
+def share_in_effect(live: Live) -> int | None:
+    return admin(live, "GET", "split", token="read")[1].get("effective_share")
+
+
+@pytest.fixture
+def split(live: Live) -> Iterator[None]:
+    """The canary on at 30 percent, before and after."""
+    yield
+    runner(live, "canary.on")
+    runner(live, "canary.share", "30")
+    wait_for(lambda: share_in_effect(live) == 30, 30, "30 percent again")
+
+
+def test_instances_are_drained_and_put_back_from_the_command_line(live: Live) -> None:
+    with load(live):
+        for name in ("prod1", "prod4", "staging1"):
+            out = runner(live, "fleet.drain", name, "wait=20")
+            assert (out["instance"]["phase"], out["cut"]) == ("idle", []), out
+            assert name not in live.instances_seen()
+            back = runner(live, "fleet.ready", name, "wait=20")
+            assert back["instance"]["phase"] == "ready", back
+    wait_for(lambda: len(live.instances_seen()) == 6, 30, "all six instances serve")
+
+
+def test_an_instance_in_maintenance_may_be_stopped_and_started_under_load(live: Live) -> None:
+    with load(live):
+        assert runner(live, "fleet.maint", "prod2", "wait=20")["instance"]["phase"] == "maint"
+        answer = live.answer("prod2", "cmd.run", "systemctl restart product && echo done")
+        assert answer == {"prod2": "done"}
+        assert runner(live, "fleet.ready", "prod2", "wait=30")["instance"]["phase"] == "ready"
+
+
+def test_the_share_moves_while_requests_run(live: Live, split: None) -> None:
+    with load(live):
+        for share in (0, 50, 100):
+            runner(live, "canary.share", str(share))
+            wait_for(lambda share=share: share_in_effect(live) == share, 10, f"{share} percent")
+            seen = pools(live, 400)
+            spread = Z_999 * math.sqrt(400 * share * (100 - share)) / 100
+            assert abs(seen["canary"] - 4 * share) <= spread, (share, seen)
+
+
+def test_an_alert_turns_the_canary_off_until_somebody_turns_it_on(live: Live, split: None) -> None:
+    with load(live):
+        assert admin(live, "POST", "alert", {"source": "shop", "reason": "checkout fails"}, "read")[0] == 403
+        assert admin(live, "POST", "alert", {"source": "shop", "reason": "checkout fails"}, "guess")[0] == 401
+        assert share_in_effect(live) == 30
+        status, told = admin(live, "POST", "alert", {"source": "shop", "reason": "checkout fails"})
+        assert (status, told["changed"]) == (200, True)
+        wait_for(lambda: pools(live, 50)["canary"] == 0, 10, "production alone")
+        latch = runner(live, "canary.status")["latch"]
+        assert latch["reason"] == "shop: checkout fails"
+        # A tester still reaches it; everybody else does not.
+        asked = run("curl", "-sD-", "-o/dev/null", "-H", "X-Saltern-Canary: always", f"{live.product}version")
+        assert "x-saltern-pool: canary" in asked.stdout.lower()
+        runner(live, "canary.on", "fixed")
+        wait_for(lambda: pools(live, 50)["canary"] > 0, 30, "the canary back")
+
+
+def test_a_canary_gone_silent_loses_its_share_and_gets_it_back_by_itself(live: Live) -> None:
+    # In the worst case all that it was answering or was sent until it was noticed: a request that HAProxy may
+    # send again is, so nothing fails but what had begun to be answered.
+    with load(live, failures=16):
+        inside(live, "staging1", "ip", "link", "set", "host0", "down")
+        try:
+            wait_for(lambda: share_in_effect(live) == 0, 10, "its share is production's")
+            assert runner(live, "canary.status")["latch"] is None
+        finally:
+            inside(live, "staging1", "ip", "link", "set", "host0", "up")
+        wait_for(lambda: share_in_effect(live) == 30, 60, "its share is back")
+    assert live.answer("staging1", "test.ping") == {"staging1": True}
+
+
+def test_controller_haproxy_and_redis_may_go_while_requests_run(live: Live) -> None:
+    with load(live):
+        inside(live, "proxy1", "systemctl", "kill", "-s", "KILL", "saltern-controller")
+        inside(live, "proxy1", "systemctl", "reload", "haproxy")
+        wait_for(lambda: admin(live, "GET", "health", token="read")[0] == 200, 30, "the controller is back")
+        for name in ("redis1", "redis2", "redis3"):
+            inside(live, name, "systemctl", "stop", "redis-server")
+        try:
+            wait_for(lambda: admin(live, "GET", "health", token="read")[0] == 503, 15, "health says so")
+            assert not admin(live, "GET", "health", token="read")[1]["redis"]["ok"]
+            seen = pools(live, 400)
+            assert abs(seen["canary"] - 120) <= Z_999 * math.sqrt(400 * 0.3 * 0.7), "the last split is kept"
+        finally:
+            starts = [
+                threading.Thread(target=inside, args=(live, name, "systemctl", "start", "redis-server"))
+                for name in ("redis1", "redis2", "redis3")
+            ]
+            for each in starts:
+                each.start()
+            for each in starts:
+                each.join()
+        wait_for(lambda: admin(live, "GET", "health", token="read")[0] == 200, 60, "all is well again")
+    assert {row["phase"] for row in runner(live, "fleet.status")["instances"].values()} == {"ready"}
