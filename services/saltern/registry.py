@@ -329,8 +329,8 @@ def _seconds(text: str) -> float:
 # --- the scripts
 
 _PRELUDE = """
-local revision_key, journal_key, instances_key, split_key, latch_key, forced_key, steps_key, counters_key =
-    KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local revision_key, journal_key, instances_key, split_key, latch_key, forced_key =
+    KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local who, cause, expect, journal_length = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local instance_prefix = ARGV[5]
 
@@ -452,7 +452,7 @@ _CANARY_OFF = (
     + """
 local reason, kind, counter = ARGV[6], ARGV[7], ARGV[8]
 if counter ~= '' then
-  local found = count(counters_key, kind, counter)
+  local found = count(KEYS[7], kind, counter)
   if found ~= 'new' then return {found, revision(), ''} end
 end
 if redis.call('EXISTS', latch_key) == 1 then return unchanged() end
@@ -482,6 +482,7 @@ return commit('canary.on', 'canary', {reason = ARGV[6]})
 _STEP = (
     _PRELUDE
     + """
+local steps_key = KEYS[7]
 local state, share, kind, fields = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 if share ~= '' then redis.call('HSET', split_key, 'share', share, 'by', who, 'since', now()) end
 local new = redis.call('INCR', revision_key)
@@ -494,7 +495,7 @@ return {'changed', new, line}
 
 _NOTE = _PRELUDE + "return {'noted', revision(), note(ARGV[6], ARGV[7], ARGV[8], revision())}"
 
-_KEYS = (REVISION, JOURNAL, INSTANCES, SPLIT, LATCH, FORCED, STEPS, COUNTERS)
+_KEYS = (REVISION, JOURNAL, INSTANCES, SPLIT, LATCH, FORCED)
 
 
 class Registry:
@@ -612,7 +613,7 @@ class Registry:
             )
         kind, counter = once or ("", "")
         args = (check_text(reason, "canary.reason"), kind, str(counter))
-        return self._write(self._canary_off, args, by, cause)
+        return self._write(self._canary_off, args, by, cause, keys=(*_KEYS, COUNTERS))
 
     def canary_on(self, *, reason: str = "", cause: str = "", by: str = "salt") -> Change:
         """Open the latch. The controller still waits for a healthy canary before it sends anything there."""
@@ -636,7 +637,7 @@ class Registry:
         """
         wanted = "" if share is None else check_share(share)
         args = (state, wanted, check_text(kind, "journal.kind"), json.dumps(dict(fields)))
-        return self._write(self._step, args, by, cause, expect_revision)
+        return self._write(self._step, args, by, cause, expect_revision, keys=(*_KEYS, STEPS))
 
     def note(self, kind: str, subject: str, fields: Mapping[str, Any], *, by: str, cause: str = "") -> str:
         """Append a line to the journal that changes no desired state; returns its id."""
@@ -648,11 +649,18 @@ class Registry:
         return self._write(self._note, args, by, cause).journal
 
     def _write(
-        self, script: Any, args: tuple[Any, ...], by: str, cause: str, expect_revision: int | None = None
+        self,
+        script: Any,
+        args: tuple[Any, ...],
+        by: str,
+        cause: str,
+        expect_revision: int | None = None,
+        # A user of Redis needs the right to every key that is named here: no script names one it does not use.
+        keys: tuple[str, ...] = _KEYS,
     ) -> Change:
         expect = "" if expect_revision is None else str(int(expect_revision))
         head = (check_text(by, "by"), check_text(cause, "cause"), expect, JOURNAL_LENGTH, INSTANCE)
-        outcome, revision, journal = script(keys=_KEYS, args=head + args)
+        outcome, revision, journal = script(keys=keys, args=head + args)
         if outcome == "conflict":
             raise Conflict(
                 f"registry: revision is {revision}, not the expected {expect}; read it again and decide again"

@@ -127,6 +127,41 @@ def test_the_canary_is_steered(stand: Stand, fleet: Fleet) -> None:
     assert "reason" in canary.off("a\nb")["error"]
 
 
+def test_a_release_is_taken_through_its_steps_by_hand(stand: Stand, fleet: Fleet) -> None:
+    canary = runner("canary", fleet)
+    assert canary.status()["steps"] == {"phase": "idle"}
+    assert (
+        canary.pause()["error"] == "canary.pause: no release is under way; salt-run canary.start begins one"
+    )
+    assert canary.start("r9")["error"] == "canary.start: the canary runs r2, not r9"
+    started = canary.start(by="jo", cause="3-0")
+    assert (started["changed"], started["phase"], started["release"], started["share"]) == (
+        True,
+        "stepping",
+        "r2",
+        5,
+    )
+    stand.await_share(5)
+    assert canary.start()["changed"] is False
+    paused = canary.pause("until noon")
+    assert (paused["phase"], paused["reason"], paused["question"]) == ("paused", "until noon", 1)
+    assert canary.status()["steps"]["reason"] == "until noon"
+    assert "not one printable line" in canary.pause("a\nb")["error"]
+    assert "question 7 is closed; open is 1" in canary.resume(question=7)["error"]
+    assert canary.resume(question=1)["phase"] == "stepping"
+    assert canary.promote("r9")["error"] == "canary.promote r9: not possible, r2 is stepping"
+    assert canary.promote("Not A Release")["retcode"] == 1
+    assert canary.promote("r2")["phase"] == "promoted"
+    aborted = canary.abort("wrong prices")
+    assert (aborted["phase"], aborted["share"], aborted["reason"]) == ("aborted", 0, "wrong prices")
+    stand.await_share(0)
+    assert canary.start()["error"].startswith("canary.start: the canary is off (r2 is aborted: wrong prices)")
+    canary.on()
+    assert canary.start()["error"] == "canary.start: r2 was aborted; build a new release"
+    assert canary.judge(share=30)["error"].startswith("canary.judge: nothing is kept from the step at 30 %")
+    assert "is not between 0 and 100" in canary.judge(share="x")["error"]
+
+
 def test_the_canary_is_turned_off_by_the_proxy_when_redis_is_away(stand: Stand, fleet: Fleet) -> None:
     canary = runner("canary", fleet)
     stand.redis.end(signal.SIGKILL)
@@ -234,38 +269,3 @@ def test_a_drain_that_makes_no_sense_is_refused(
     assert refusal["retcode"] == 1
     assert fault in refusal["error"]
     assert stand.registry.snapshot().instances["prod1"].want == "ready"
-
-
-def test_a_release_is_taken_through_its_steps_by_hand(stand: Stand, fleet: Fleet) -> None:
-    canary = runner("canary", fleet)
-    assert canary.status()["steps"] == {"phase": "idle"}
-    assert (
-        canary.pause()["error"] == "canary.pause: no release is under way; salt-run canary.start begins one"
-    )
-    assert canary.start("r9")["error"] == "canary.start: the canary runs r2, not r9"
-    started = canary.start(by="jo", cause="3-0")
-    assert (started["changed"], started["phase"], started["release"], started["share"]) == (
-        True,
-        "stepping",
-        "r2",
-        5,
-    )
-    stand.await_share(5)
-    assert canary.start()["changed"] is False
-    paused = canary.pause("until noon")
-    assert (paused["phase"], paused["reason"], paused["question"]) == ("paused", "until noon", 1)
-    assert canary.status()["steps"]["reason"] == "until noon"
-    assert "not one printable line" in canary.pause("a\nb")["error"]
-    assert "question 7 is closed; open is 1" in canary.resume(question=7)["error"]
-    assert canary.resume(question=1)["phase"] == "stepping"
-    assert canary.promote("r9")["error"] == "canary.promote r9: not possible, r2 is stepping"
-    assert canary.promote("Not A Release")["retcode"] == 1
-    assert canary.promote("r2")["phase"] == "promoted"
-    aborted = canary.abort("wrong prices")
-    assert (aborted["phase"], aborted["share"], aborted["reason"]) == ("aborted", 0, "wrong prices")
-    stand.await_share(0)
-    assert canary.start()["error"].startswith("canary.start: the canary is off (r2 is aborted: wrong prices)")
-    canary.on()
-    assert canary.start()["error"] == "canary.start: r2 was aborted; build a new release"
-    assert canary.judge(share=30)["error"].startswith("canary.judge: nothing is kept from the step at 30 %")
-    assert "is not between 0 and 100" in canary.judge(share="x")["error"]
