@@ -613,7 +613,7 @@ class Registry:
             )
         kind, counter = once or ("", "")
         args = (check_text(reason, "canary.reason"), kind, str(counter))
-        return self._write(self._canary_off, args, by, cause, keys=(*_KEYS, COUNTERS))
+        return self._write(self._canary_off, args, by, cause, keys=(*_KEYS, COUNTERS) if once else _KEYS)
 
     def canary_on(self, *, reason: str = "", cause: str = "", by: str = "salt") -> Change:
         """Open the latch. The controller still waits for a healthy canary before it sends anything there."""

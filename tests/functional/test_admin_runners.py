@@ -90,6 +90,7 @@ def test_every_runner_function_says_how_it_is_called(fleet: Fleet) -> None:
     assert {"canary", "fleet", "journal"} <= set(names)
     for name in names:
         module = runner(name, fleet)
+        name = getattr(module, "__virtualname__", name)
         for word, each in vars(module).items():
             if callable(each) and not word.startswith("_") and each.__module__ == module.__name__:
                 assert f"salt-run {name}.{word.rstrip('_')}" in (each.__doc__ or ""), word
