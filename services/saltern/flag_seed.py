@@ -80,7 +80,7 @@ def _json(path: Path) -> Any:
 
 
 def _patiently(seconds: float, act: Any) -> bool:
-    """Try until Redis takes it, for so many seconds at the longest: it may be starting, or lack its users or replicas."""
+    """Try for so many seconds at the longest: a Redis that is being made may lack its users or replicas."""
     end = time.monotonic() + seconds
     while True:
         try:
