@@ -47,7 +47,7 @@ BY = {"who": "bench", "why": "bench"}
 TITLES = ("Tide", "Ebb")
 UNLEASH_POLL_MS = inspect.signature(UnleashClient).parameters["refresh_interval"].default * 1000
 BATCH = 200
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 SWITCH = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "off"}
 FLAGS = {
