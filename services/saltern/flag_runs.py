@@ -81,7 +81,8 @@ def change(
             f"flags.set {key}: give one of {', '.join(ways)}; given: {', '.join(given) or 'none'}"
         )
     ((name, (what, edit)),) = given.items()
-    reason = why or f"flags.set {key} {name}={what if name != 'definition' else '...'}"
+    shown = f"{name}={what}" if name in ("variant", "percent") else name
+    reason = why or f"flags.set {key} {shown}"
     return _write(
         members.link(fleet), key, lambda document: edit(document, key, what), reason, cause, by, "flags.set"
     )
@@ -138,6 +139,15 @@ def undo(
     return {"changed": list(made.changed), "revision": made.revision, "why": made.why, "journal": journal}
 
 
+def _difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parts of a flag that differ, as they were and as they are: a line of the journal is to be read."""
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    return {
+        "before": {name: before[name] for name in names if name in before},
+        "after": {name: after[name] for name in names if name in after},
+    }
+
+
 def _sayable(by: str, why: str, cause: str) -> None:
     """Refuse what the journal cannot hold before anything is written."""
     for name, text in (("by", by), ("why", why), ("cause", cause)):
@@ -177,7 +187,7 @@ def _write(
         before, after = stored.document["flags"].get(key, {}), document["flags"][key]
         journal = ""
         if made.changed:
-            fields = {"before": before, "after": after, "why": why}
+            fields = {"why": why, **_difference(before, after)}
             journal = Registry(client).note(kind, key, fields, by=by, cause=cause)
         answer = Outcome(Change(bool(made.changed), made.revision, journal), before, after).to_data()
         if kind == "flags.set" and after.get("targeting") and before.get("targeting") == after["targeting"]:

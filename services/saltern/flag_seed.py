@@ -80,12 +80,12 @@ def _json(path: Path) -> Any:
 
 
 def _patiently(seconds: float, act: Any) -> bool:
-    """Try until Redis answers, for so many seconds at the longest."""
+    """Try for so many seconds at the longest: a Redis that is being made may lack its users or replicas."""
     end = time.monotonic() + seconds
     while True:
         try:
             return bool(act())
-        except (redis.ConnectionError, redis.TimeoutError):
+        except redis.RedisError:
             if time.monotonic() > end:
                 raise
         time.sleep(PAUSE_S)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import inspect
 import json
 import os
 import select
@@ -30,6 +29,7 @@ from typing import Any
 from benching import Figure, main, percentile, report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PEER = Path(__file__).resolve().parent / "unleash"
 SERVICES = [REPOSITORY / "services" / each for each in ("", "product", "flags/src")]
 sys.path[:0] = map(str, SERVICES)
 
@@ -39,15 +39,12 @@ from openfeature.contrib.tools.flagd.core import FlagdCore  # noqa: E402
 from openfeature.evaluation_context import EvaluationContext  # noqa: E402
 from openfeature.provider import AbstractProvider, Metadata  # noqa: E402
 from openfeature_redis import RedisProvider, flagset  # noqa: E402
-from UnleashClient import UnleashClient  # noqa: E402
-from UnleashClient.cache import FileCache  # noqa: E402
 
 PRODUCTS = 6
 BY = {"who": "bench", "why": "bench"}
 TITLES = ("Tide", "Ebb")
-UNLEASH_POLL_MS = inspect.signature(UnleashClient).parameters["refresh_interval"].default * 1000
 BATCH = 200
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 SWITCH = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "off"}
 FLAGS = {
@@ -273,32 +270,45 @@ def costs(count: int, *calls: Callable[[], Any]) -> list[list[float]]:
     return samples
 
 
-def unleash(folder: Path) -> UnleashClient:
-    """An UnleashClient that has its flags and never asks its server."""
-    rollout = {
-        "name": "flexibleRollout",
-        "parameters": {"rollout": "10", "stickiness": "default", "groupId": "f"},
-    }
-    cache = FileCache("bench", directory=str(folder))
-    cache.bootstrap_from_dict(
-        {
-            "version": 2,
-            "features": [
-                {"name": "static", "enabled": True, "strategies": [{"name": "default", "parameters": {}}]},
-                {"name": "fractional", "enabled": True, "strategies": [rollout]},
-            ],
-        }
-    )
-    client = UnleashClient(
-        "http://127.0.0.1:9/api", "bench", cache=cache, disable_metrics=True, disable_registration=True
-    )
-    client.initialize_client(fetch_toggles=False)
-    return client
+@dataclass(frozen=True)
+class Unleash:
+    """What an UnleashClient costs: microseconds an evaluation, by flag; and its default polling interval, ms."""
+
+    us: Mapping[str, float]
+    poll_ms: float | None
 
 
-def seen_figures(found: Flips) -> list[Figure]:
+def unleash(folder: Path, count: int) -> Unleash:
+    """Measure UnleashClient in a virtual environment of its own, made at the first run: its requirements are not ours.
+
+    Where it cannot be installed (its native part has no wheel for every Python), the bench says so and goes on.
+    """
+    python = PEER / ".venv" / "bin" / "python"
+    stamp = PEER / ".venv" / "complete"
+    try:
+        if not stamp.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEER / ".venv")], check=True)
+            subprocess.run(
+                [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes",
+                 "--only-binary", ":all:", "-r", str(PEER / "requirements.txt")],
+                check=True, capture_output=True, text=True,
+            )  # fmt: skip
+            stamp.touch()
+    except subprocess.CalledProcessError as error:
+        print(
+            f"UnleashClient is not measured: {(error.stderr or str(error)).strip().splitlines()[-1]}",
+            file=sys.stderr,
+        )
+        return Unleash({}, None)
+    command = [str(python), str(PEER / "peer.py"), str(count), str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    return Unleash(found["us"], found["poll_s"] * 1000.0)
+
+
+def seen_figures(found: Flips, peer: Unleash) -> list[Figure]:
     """How fast flips were seen."""
-    polling = {"unleash_polling_default": float(UNLEASH_POLL_MS)}
+    polling = {} if peer.poll_ms is None else {"unleash_polling_default": peer.poll_ms}
     figures = []
     for name, values, goals in (
         ("flip_seen", found.seen, ("<= 2", "<= 10")),
@@ -312,7 +322,7 @@ def seen_figures(found: Flips) -> list[Figure]:
     return figures
 
 
-def evaluation_figures(primary: int, replica: int, folder: Path, count: int) -> list[Figure]:
+def evaluation_figures(primary: int, replica: int, count: int, peer: Unleash) -> list[Figure]:
     """What an evaluation costs, beside others'."""
     writer = redis.Redis(port=primary, decode_responses=True)
     provider = RedisProvider([f"127.0.0.1:{primary}", f"127.0.0.1:{replica}"], resync=60)
@@ -320,8 +330,6 @@ def evaluation_figures(primary: int, replica: int, folder: Path, count: int) -> 
     api.set_provider_and_wait(provider, "ours")
     api.set_provider_and_wait(core, "core")
     ours, theirs = api.get_client("ours"), api.get_client("core")
-    old = unleash(folder)
-    visitor = {"userId": "visitor-17"}
     figures = []
     for key in ("static", "targeting", "fractional"):
         calls: dict[str, Callable[[], Any]] = {
@@ -331,11 +339,11 @@ def evaluation_figures(primary: int, replica: int, folder: Path, count: int) -> 
             "core_resolve": lambda key=key: core.core.resolve_boolean_value(key, False, CONTEXT),
             "redis_get": lambda: json.loads(writer.get("saltern:flags") or ""),
         }
-        if key != "targeting":
-            calls["unleash"] = lambda key=key: old.is_enabled(key, visitor)
         rounds = dict(zip(calls, costs(count, *calls.values()), strict=True))
         cost = {name: round(statistics.median(own), 3) for name, own in rounds.items()}
-        shown = {name: cost[name] for name in ("flagd_core_path", "redis_get", "unleash") if name in cost}
+        shown = {name: cost[name] for name in ("flagd_core_path", "redis_get")}
+        if key in peer.us:
+            shown["unleash"] = peer.us[key]
         # compared within each round, so that a neighbour's load falls on both sides
         ratio = statistics.median(map(truediv, rounds["ours"], rounds["flagd_core_path"]))
         added = statistics.median(map(sub, rounds["our_resolve"], rounds["core_resolve"]))
@@ -348,7 +356,6 @@ def evaluation_figures(primary: int, replica: int, folder: Path, count: int) -> 
         Figure("network_per_evaluation", asked(primary, replica, ours), "commands", "<= 0", {}, 10_000)
     )
     api.shutdown()
-    old.destroy()
     return figures
 
 
@@ -368,13 +375,14 @@ def asked(primary: int, replica: int, client: Any) -> float:
     return (get_calls() - before) / 10_000
 
 
-def bench(flip_count: int = 300, evaluations: int = 20_000) -> dict[str, Any]:
+def bench(flip_count: int, evaluations: int, peers: int) -> dict[str, Any]:
     """How fast a flip of a flag is seen by six products, and what an evaluation costs."""
     with servers() as (primary, replica), tempfile.TemporaryDirectory() as folder:
         with redis.Redis(port=primary, decode_responses=True) as writer:
             flagset.write(writer, {"flags": FLAGS}, confirm=flagset.Confirm(1, 5), **BY)
-        figures = seen_figures(flips(primary, replica, Path(folder), flip_count))
-        figures += evaluation_figures(primary, replica, Path(folder), evaluations)
+        peer = unleash(Path(folder), evaluations) if peers else Unleash({}, None)
+        figures = seen_figures(flips(primary, replica, Path(folder), flip_count), peer)
+        figures += evaluation_figures(primary, replica, evaluations, peer)
     return report("flags", figures)
 
 
@@ -383,4 +391,5 @@ if __name__ == "__main__":
         bench,
         flip_count=(int, 300, "how often to flip"),
         evaluations=(int, 20_000, "evaluations of each flag"),
+        peers=(int, 1, "0 leaves out UnleashClient, which is installed at the first run"),
     )

@@ -175,4 +175,4 @@ def test_a_product_that_starts_while_redis_is_away_has_its_flags(flags: Flags) -
         flags.everywhere("/", "the summer edition")
     finally:
         run("kill", "-CONT", *map(str, pids))
-    flags.everywhere("/health", '"flags": "READY"')
+    flags.everywhere("/health", '"flags": "READY"', seconds=30)

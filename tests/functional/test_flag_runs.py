@@ -97,7 +97,11 @@ def test_a_change_is_in_force_in_the_history_and_in_the_journal(
         "ana",
         "8-0",
     )
-    assert json.loads(noted["fields"])["why"] == "the sea is"
+    assert json.loads(noted["fields"]) == {
+        "why": "the sea is",
+        "before": {"defaultVariant": "default"},
+        "after": {"defaultVariant": "blue"},
+    }
     again = filled.set_("font_color", "blue")
     assert (again["changed"], again["revision"], client.xlen("saltern:journal")) == (False, 2, 1)
 
@@ -107,6 +111,7 @@ def test_a_change_is_in_force_in_the_history_and_in_the_journal(
     [
         ({"variant": "summer"}, {"defaultVariant": "summer"}),
         ({"value": "Our list"}, {"defaultVariant": "custom"}),
+        ({"value": "long " * 100}, {"defaultVariant": "custom"}),
         ({"definition": DOCUMENT["flags"]["font_color"]}, DOCUMENT["flags"]["font_color"]),
     ],
 )

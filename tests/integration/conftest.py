@@ -169,7 +169,8 @@ def registry_empty(redis_server: RedisServer) -> redis.Redis:
 @pytest.fixture(scope="session")
 def salt_factories_config(home: Path) -> dict[str, Any]:
     """Where the daemons live; the master imports `saltern` from this checkout."""
-    path = os.pathsep.join([str(REPOSITORY / "services"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ours = [str(REPOSITORY / "services"), str(REPOSITORY / "services" / "flags" / "src")]
+    path = os.pathsep.join([*ours, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {"root_dir": home / "salt", "environ": {**os.environ, "PYTHONPATH": path}, "start_timeout": 120}
 
 

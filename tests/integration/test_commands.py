@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from openfeature_redis import flagset
 from saltern.registry import Registry
 
 
@@ -48,9 +49,27 @@ def test_a_runner_acts_and_answers_data(minions, run_in, registry_empty):
     assert list(state.instances) == ["prod1"]
 
 
+def test_a_flag_is_set_by_a_word_listed_and_taken_back(minions, run_in, registry_empty):
+    switch = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "off"}
+    flagset.write(registry_empty, {"flags": {"show_picture": switch}}, who="test", why="test")
+    done = run_in("salt-run", "--out=json", "flags.set", "show_picture", "on", "why=launch day", "by=ana")
+    assert done.returncode == 0, words(done)
+    assert json.loads(done.stdout)["after"]["defaultVariant"] == "on"
+    newest = json.loads(run_in("salt-run", "--out=json", "flags.history", "1").stdout)[0]
+    assert (newest["who"], newest["why"], newest["changed"]) == ("ana", "launch day", ["show_picture"])
+    assert json.loads(run_in("salt-run", "--out=json", "flags.undo").stdout)["changed"] == ["show_picture"]
+    listed = json.loads(run_in("salt-run", "--out=json", "flags.list").stdout)
+    assert listed["flags"]["show_picture"]["defaultVariant"] == "off"
+    whole = json.dumps({**switch, "defaultVariant": "on"})
+    done = run_in("salt-run", "--out=json", "flags.set", "beta", f"definition={whole}")
+    assert json.loads(done.stdout)["changed"] is True, words(done)
+    assert flagset.get_flag(registry_empty, "beta") == json.loads(whole)
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (["flags.set", "nope", "on"], "flags: there is no flag 'nope'; there are: none"),
         (["registry.unregister", "prod1"], "prod1 is still there; `salt-cloud -d prod1` ends it first"),
         (["registry.unregister", "web1"], "'web1' is not a machine's id"),
         (

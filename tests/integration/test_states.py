@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 
 import jinja2
 import pytest
+import yaml
 from product.config import load as load_product
-from saltern import controller
+from saltern import artifact, controller
 from saltern.fleet import REPOSITORY
 
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -225,6 +227,64 @@ def test_the_product_takes_the_configuration_it_is_given(rendered, minion, pool)
     values = json.loads(path.read_text())
     assert values["redis"]["addresses"][0].startswith("127.0.0.1:")  # the primary comes first
     assert len(values["redis"]["addresses"]) == 2
+    assert (config.flags.username, config.flags.addresses) == ("flags-reader", config.redis.addresses)
+
+
+def test_the_flags_of_a_new_fleet_are_seeded_by_the_proxy_and_asked_about_in_a_dry_run(
+    rendered, minions, registry_empty, home
+):
+    seeding = next(chunk for chunk in rendered("proxy1").chunks if chunk["__id__"] == "first flags")
+    files = rendered("proxy1").files
+    (dry,) = seeding["stateful"]
+    path = os.pathsep.join([str(REPOSITORY / "services"), str(REPOSITORY / "services" / "flags" / "src")])
+    for command, said in (
+        (dry["test_name"], "changed=yes comment='the first flags would be written'"),
+        (seeding["name"], "changed=yes comment='the first flags written'"),
+        (seeding["name"], "changed=no comment='there is, or was, a flag set'"),
+        (dry["test_name"], "changed=no comment='there is, or was, a flag set'"),
+    ):
+        for name in ("/etc/saltern/admin.json", "/etc/saltern/flags.json"):
+            command = command.replace(name, str(files[name]))
+        command = command.replace("/usr/bin/python3", sys.executable)
+        done = subprocess.run(
+            shlex.split(command),
+            env={"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout.splitlines()[-1:] == [said], done.stderr
+    assert json.loads(registry_empty.get("saltern:flags")) == json.loads(
+        files["/etc/saltern/flags.json"].read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("role", "key", "state"),
+    [("agent", "agent", "Python for the agent"), ("product", "release", "Python for the product")],
+)
+@pytest.mark.parametrize("platform", ["any", artifact.SOABI, "cpython-27-vax"])
+def test_an_artifact_for_another_python_is_refused_before_it_is_unpacked(told, role, key, state, platform):
+    values = told("prod1" if role == "product" else "proxy1")
+    values[key] = {**values[key], "platform": platform}
+    loader = jinja2.FileSystemLoader(REPOSITORY / "salt")
+    text = jinja2.Environment(loader=loader).get_template(f"{role}/init.sls").render(pillar=values)
+    states = yaml.safe_load(text)
+    (unpacked,) = [each["archive.extracted"] for each in states.values() if "archive.extracted" in each]
+    required = [each["require"] for each in unpacked if "require" in each]
+    if platform == "any":
+        assert state not in states and required == []
+        return
+    assert {"cmd": state} in required[0]
+    check = {key: value for each in states[state]["cmd.run"] for key, value in each.items()}
+    assert (subprocess.run(["sh", "-c", check["unless"]]).returncode == 0) == (platform == artifact.SOABI)
+    done = subprocess.run(["sh", "-c", check["name"]], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{values[key]['id']} is for {platform}, and this machine has {artifact.SOABI}; "
+        "build it on a host of this machine's release\n"
+    )
 
 
 def test_a_replica_follows_the_primary_and_the_primary_nobody(rendered, fleet, told):
