@@ -58,7 +58,7 @@ def beacon(config):
     def measure():
         used, cpus = _part("usage.cpu")()
         services = _part("usage.services_cpu")()
-        waited = _part("waiting.seconds")(wanted["ignore"]) if wanted["waiting"] else (0.0, 0.0)
+        waited = _part("waiting.seconds")(wanted["ignore"]) if wanted["waiting"] else {}
         after = {"at": time.monotonic(), "used": used, "cpus": cpus, "services": services, "waited": waited}
         before, _memory["before"] = _memory.get("before"), after
         seen = before and _part("usage.cpu_percent")(before, after, wanted["ignore"])
