@@ -32,7 +32,11 @@ def lay(root: Path, files: dict[str, str]) -> str:
     ("groups", "threads", "found"),
     [
         ({"cgroup.events": "", **SERVICES}, THREADS, WAITED),
-        ({f"unified/{name}": text for name, text in {"cgroup.events": "", **SERVICES}.items()}, THREADS, WAITED),
+        (
+            {f"unified/{name}": text for name, text in {"cgroup.events": "", **SERVICES}.items()},
+            THREADS,
+            WAITED,
+        ),
         # The host's own root, no service, and a kernel that does not count.
         (SERVICES, THREADS, {}),
         ({"cgroup.events": ""}, THREADS, {}),
