@@ -2,7 +2,7 @@
 Feel a machine's processor use: events ``salt/beacon/<id>/cpu/high`` and ``ok``, signed.
 
 Figures are the container's own where the machine is one, per cent of what its limit allows. Use by the services in
-``ignore`` does not count. With ``waiting`` the time counts too in which programs of a container waited for a processor
+``ignore`` does not count. With ``waiting`` the time counts too in which services of a container waited for a processor
 that its limit allows and the host did not give. ``cpu/blind`` says, once, that the figures cannot be read.
 
 .. code-block:: yaml
@@ -16,9 +16,10 @@ that its limit allows and the host did not give. ``cpu/blind`` says, once, that 
         - refresh: 30    # seconds, while it is high
         - calm: 60       # seconds, while it is not
         - ignore: [salt-minion]
-        - waiting: true
+        - waiting: false
         - roles:
             ops: {high: 90, low: 80}
+            prod: {waiting: true}
 """
 
 import time
@@ -58,7 +59,7 @@ def beacon(config):
     def measure():
         used, cpus = _part("usage.cpu")()
         services = _part("usage.services_cpu")()
-        waited = _part("waiting.seconds")(wanted["ignore"]) if wanted["waiting"] else (0.0, 0.0)
+        waited = _part("waiting.seconds")(wanted["ignore"]) if wanted["waiting"] else {}
         after = {"at": time.monotonic(), "used": used, "cpus": cpus, "services": services, "waited": waited}
         before, _memory["before"] = _memory.get("before"), after
         seen = before and _part("usage.cpu_percent")(before, after, wanted["ignore"])

@@ -17,10 +17,12 @@ beacons:
     - calm: 60
     # systemd services whose use does not count. Salt's own: a state that is being applied is no overload.
     - ignore: [salt-minion]
-    # Whether it counts as use, too, that programs wait for a processor that the limit allows and the host does not give:
+    # Whether it counts as use, too, that services wait for a processor that the limit allows and the host does not give:
     # on a host that promised more than it has, a busy machine uses little. A machine that is no container has no such.
-    - waiting: true
-    - roles: {}
+    # For production, which can grow; that the host is busy is no reason to turn the canary off.
+    - waiting: false
+    - roles:
+        prod: {waiting: true}
 
   memory:
     # Per cent of the machine's limit; file cache that can be dropped is not counted.

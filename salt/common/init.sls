@@ -23,6 +23,17 @@ Saltern's modules:
     - onchanges:
       - file: revision of Saltern's modules
 
+# The minion keeps its pillar from when it started; it reads it anew when what it shall feel has changed.
+what the machine feels:
+  file.managed:
+    - name: /etc/salt/saltern-beacons
+    - contents: {{ pillar['beacons'] | json | yaml_squote }}
+    - show_changes: False
+  module.run:
+    - saltutil.refresh_pillar: []
+    - onchanges:
+      - file: what the machine feels
+
 names of the fleet's machines:
   file.managed:
     - name: /etc/hosts

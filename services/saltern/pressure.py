@@ -121,7 +121,7 @@ def step(
     calm = state["level"] == "ok" and state["left"] == 0
     again = wanted["calm"] if calm else wanted["refresh"]
     # A clock that was put back must not silence a machine for as long. What may be about to be high is not called ok.
-    if not 0 <= now - state["said"] < again and not (calm and new["over"]):
+    if not 0 <= now - state["said"] < again and not (state["level"] == "ok" and new["over"]):
         new.update(said=now, left=max(0, state["left"] - 1))
         return new, state["level"]
     return new, None

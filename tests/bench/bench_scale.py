@@ -9,7 +9,7 @@ from typing import Any
 
 from benching import Figure, main, median, percentile, report
 from fleet_bench import fleet as own_fleet
-from fleet_hands import Plant, until
+from fleet_hands import BURNER, Plant, until
 from saltern import scale_runs
 from saltern.conductor import FELT, SCALE
 from saltern.fleet import Fleet, home, role_of
@@ -46,11 +46,11 @@ def grow(plant: Plant, names: list[str]) -> tuple[float, float, float]:
     settled(plant, names)
     began = time.time()
     with plant.burning(*names):
-        started = min(float((plant.root(name) / "run/saltern-burner").read_text()) for name in names)
         (line, *_) = until(lambda: plant.journal("scale.choose", began), SERVING_S, "it is decided")
         (new, *_) = line["fields"]["add"]
         until(lambda: new in plant.serving(), SERVING_S, f"{new} serves", 0.02)
         served = time.time()
+        started = min(float((plant.root(name) / "run" / BURNER).read_text()) for name in names)
     (made, *_) = until(lambda: plant.journal("scale.make", began), SERVING_S, "it is made")
     return _seconds(line) - started, _seconds(made) - started, served - started
 

@@ -48,8 +48,20 @@ def plant(fleet_plant: Plant) -> Iterator[Plant]:
 
 
 def felt(role: str, **settings: object) -> list[dict[str, Any]]:
-    """A beacon's settings with which machines of one role alone feel, from 50 % on, and say much."""
-    of_role = {"high": 50, "low": 45, "for": 2, "clear": 2, "refresh": 2, "calm": 2, **settings}
+    """A beacon's settings with which machines of one role alone feel, from 50 % on, and say much.
+
+    On a host with two processors a test's load waits for one as often as not: that counts.
+    """
+    of_role = {
+        "high": 50,
+        "low": 45,
+        "for": 2,
+        "clear": 2,
+        "refresh": 2,
+        "calm": 2,
+        "waiting": True,
+        **settings,
+    }
     return [{"high": 100}, {"for": 3600}, {"roles": {role: of_role}}]
 
 

@@ -103,7 +103,7 @@ def test_a_refresh_forgets_neither_that_it_is_high_nor_when_it_was_said():
         ([{"roles": {"prod": {"high": 80}}}], {"high": 50}),
         ([{"interval": 5}, {"_beacon_name": "cpu"}, {"enabled": True}], {}),
         ([{"ignore": ["salt-minion"]}], {"ignore": ["salt-minion"]}),
-        ([{"waiting": False}], {"waiting": False}),
+        ([{"waiting": True}], {"waiting": True}),
     ],
 )
 def test_settings_are_defaults_then_the_configuration_then_the_roles(config, expected):
