@@ -188,11 +188,15 @@ def _user_data(vm_, index_url):
     """What makes the machine a minion: its configuration, its own keys, the master's."""
     if not vm_.get("pub_key"):
         return ""  # deploy: False
+    told = salt.utils.cloud.minion_config(__opts__, vm_)
+    if not told["master"]:
+        raise SaltCloudConfigError(
+            f"provider {_get_active_provider_name().split(':')[0]}: minion: master is empty; "
+            "write the address there that rented machines reach the master at"
+        )
     minion = userdata.Minion(
         name=vm_["name"],
-        config=salt.utils.yaml.safe_dump(
-            salt.utils.cloud.minion_config(__opts__, vm_), default_flow_style=False
-        ),
+        config=salt.utils.yaml.safe_dump(told, default_flow_style=False),
         private_key=vm_["priv_key"],
         public_key=vm_["pub_key"],
         master_key=(Path(__opts__["pki_dir"]) / "master.pub").read_text(encoding="ascii"),

@@ -29,13 +29,14 @@ def generate() -> dict:
 
 
 def ensure(fleet: Fleet) -> dict:
-    """The fleet's secrets, made if there are none; a kind of secret that is new since then is added.
+    """The fleet's secrets, made if there are none; a kind of secret that is new since then is added. What else stands
+    in the file, such as the tokens of clouds, stays.
 
     :raises SalternError: the file is there but cannot be read
     """
     fresh = generate()
     kept = load(fleet) if fleet.secrets_file.exists() else {}
-    merged = {
+    merged = kept | {
         kind: {**value, **kept.get(kind, {})} if isinstance(value, dict) else kept.get(kind, value)
         for kind, value in fresh.items()
     }

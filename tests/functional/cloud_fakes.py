@@ -35,7 +35,9 @@ def all_well(subject: str, kind: str, number: int) -> None:
 
 
 def seeded(seed: int, percent: float, kinds: tuple[str, ...] = WRONG) -> Plan:
-    """Every request goes wrong by chance, which is the same for the same seed however requests interleave."""
+    """Every request goes wrong by chance. The same seed does the same to each machine's own requests, however those of
+    several interleave; of what is asked about none, such as a listing, the same number goes wrong.
+    """
 
     def plan(subject: str, kind: str, number: int) -> str | None:
         digest = hashlib.sha256(f"{seed} {subject} {kind} {number}".encode()).digest()
@@ -62,6 +64,8 @@ class QuickClock:
 
 @dataclass
 class Answer:
+    """What is answered: a text as it is, anything else as JSON."""
+
     status: int
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -134,7 +138,8 @@ class Fake:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                     return
-                payload = b"" if answer.body is None else json.dumps(answer.body).encode()
+                text = answer.body if isinstance(answer.body, str) else json.dumps(answer.body)
+                payload = b"" if answer.body is None else text.encode()
                 self.send_response(answer.status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))

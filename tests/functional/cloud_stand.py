@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 from urllib.parse import parse_qs
 
+import moto.settings
 import pytest
 from cloud_fakes import Azure, DigitalOcean, Fake, QuickClock
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -89,11 +91,13 @@ def moto_ec2() -> Iterator[int]:
         start_response(status, [*headers, ("Content-Length", str(len(payload)))])
         return [payload]
 
+    checks = {"ENABLE_AMI_VALIDATION": True, "EC2_ENABLE_INSTANCE_TYPE_VALIDATION": True}
     server = make_server("127.0.0.1", 0, versioned, threaded=True, request_handler=_Silent)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield server.server_port
+        with mock.patch.multiple(moto.settings, **checks):
+            yield server.server_port
     finally:
         server.shutdown()
         thread.join()

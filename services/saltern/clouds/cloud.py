@@ -9,8 +9,8 @@ next `create`, `destroy` or `sweep` removes it.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from saltern.clouds.faults import CloudError
 from saltern.clouds.patience import Asking, Clock, SystemClock
 from saltern.clouds.settings import Settings, Size
 from saltern.errors import SalternError
-from saltern.fleet import role_of
+from saltern.fleet import Fleet, role_of
 
 
 @dataclass(frozen=True)
@@ -269,9 +269,10 @@ class Cloud:
         for entry in ledger.entries(self.fleet):
             if entry.made or entry.alias != self.settings.alias:
                 continue
-            with suppress(_AtWork), _unless_at_work(self, entry.name):
-                self._remove(self._bearing(entry.token), entry.name)
-                removed.append(entry.name)
+            with _hold_if_free(self.fleet, entry.name) as free:
+                if free:
+                    self._remove(self._bearing(entry.token), entry.name)
+                    removed.append(entry.name)
         return removed
 
     # --- changing
@@ -374,28 +375,23 @@ def _reachable(node: Node) -> bool:
     return node.state == RUNNING and node.address is not None
 
 
-class _AtWork(SalternError):
-    """Another command holds the machine."""
-
-
-class _unless_at_work:
-    def __init__(self, cloud: Cloud, name: str) -> None:
-        self._lock = cloud.fleet.locked(f"machine-{name}", wait=False)
-
-    def __enter__(self) -> None:
+@contextmanager
+def _hold_if_free(fleet: Fleet, name: str) -> Iterator[bool]:
+    """Hold a machine unless another command does; whether it is held."""
+    with ExitStack() as stack:
         try:
-            self._lock.__enter__()
-        except SalternError as error:
-            raise _AtWork(str(error)) from error
+            stack.enter_context(fleet.locked(f"machine-{name}", wait=False))
+        except SalternError:
+            yield False
+            return
+        yield True
 
-    def __exit__(self, *exc: Any) -> None:
-        self._lock.__exit__(*exc)
 
-
-class _gone_is_fine:
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
     """A machine that is to be ended and is not there is what was wanted."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: object, trace: object) -> bool:
-        return isinstance(error, CloudError) and error.fault.kind == faults.GONE
+    try:
+        yield
+    except CloudError as error:
+        if error.fault.kind != faults.GONE:
+            raise

@@ -141,6 +141,8 @@ def write(minion: Minion, lock: str, *, index_url: str = "") -> str:
         "hostname": minion.name,
         "preserve_hostname": False,
         "manage_etc_hosts": True,
+        # The same on every image, and none has to be generated.
+        "locale": "C.UTF-8",
         "ssh_pwauth": False,
         "disable_root": True,
         "write_files": [_file(path, text, mode) for path, (text, mode) in files.items()],
