@@ -43,7 +43,7 @@ class Salt:
                 node.start()
         else:
             copy = node.folder / "redis" / "restore.rdb"
-            told = keywords["pillar"]["restore"]
+            told = keywords["pillar"]["_restore"]
             shutil.copyfile(self.stand.fleet.files / told["source"].removeprefix("salt://"), copy)
             if arguments == ["redis.restore"]:
                 node.stop()
