@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
+import signal
 import sys
 import tempfile
 import threading
@@ -109,19 +110,35 @@ def well(fleet: Fleet) -> bool:
     )
 
 
-def kill_process(fleet: Fleet, id_: str) -> None:
-    """Kill -9 of the primary's process; its unit starts it again."""
+def process(fleet: Fleet, id_: str) -> int:
+    """Redis' process on a machine, as the host sees it."""
     for pid in cgroup.processes(f"{fleet.cgroup}/{id_}"):
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         if command.startswith(b"/usr/bin/redis-server") and b"sentinel" not in command:
-            subprocess.run(["kill", "-9", str(pid)], check=True)
-            return
+            return pid
     raise RuntimeError(f"{id_} runs no Redis")
 
 
-def kill_machine(fleet: Fleet, id_: str) -> None:
+def kill_process(fleet: Fleet, id_: str) -> Callable[[], None]:
+    """Kill -9 of the primary's process; its unit starts it again."""
+    os.kill(process(fleet, id_), signal.SIGKILL)
+    return lambda: None
+
+
+def silence_process(fleet: Fleet, id_: str) -> Callable[[], None]:
+    """The primary stops answering, and no connection ends: as with a network that is cut."""
+    pid = process(fleet, id_)
+    os.kill(pid, signal.SIGSTOP)
+    return lambda: os.kill(pid, signal.SIGCONT)
+
+
+def kill_machine(fleet: Fleet, id_: str) -> Callable[[], None]:
     """Everything on the primary's machine ends at once, its Sentinel too."""
     cgroup.kill(f"{fleet.cgroup}/{id_}")
+    return lambda: machine.start(fleet, id_)
+
+
+LOSSES = {"process": kill_process, "silent": silence_process, "machine": kill_machine}
 
 
 @contextmanager
@@ -154,7 +171,7 @@ def lose(
         until(lambda: min(len(confirmed.answered), len(unconfirmed.answered)) > 200, "writers at work")
         id_ = redis_runs.primary(fleet)
         lost_at = time.monotonic()
-        how(fleet, id_)
+        undo = how(fleet, id_)
         gone_at = time.monotonic()
         until(lambda: all(w.moments[-1] > gone_at + 1 for w in (confirmed, unconfirmed)), "writes again")
     finally:
@@ -163,8 +180,7 @@ def lose(
             thread.join()
     # What was answered while the signal was on its way belongs to the primary before.
     pause = max(b - a for a, b in zip(confirmed.moments, confirmed.moments[1:], strict=False) if b > lost_at)
-    if not machine.is_running(fleet, id_):
-        machine.start(fleet, id_)
+    undo()
     until(lambda: well(fleet), "the machine is a replica")
     return pause, confirmed.lost(), unconfirmed.lost(), reader
 
@@ -173,14 +189,14 @@ FLAGS = {"flags": {"font_color": {"state": "ENABLED", "variants": {"a": "black"}
 
 
 def measure(fleet: Fleet, runs: int) -> list[Figure]:
-    """Lose the primary `runs` times by its process, and as often with its machine."""
+    """Lose the primary `runs` times in each way."""
     client = members.link(fleet)
     before = client.get("saltern:flags")
     write(client, FLAGS, who="bench", why="bench of failover")
     figures = []
     try:
         with reading(fleet) as provider:
-            for name, how in (("process", kill_process), ("machine", kill_machine)):
+            for name, how in LOSSES.items():
                 seen = [lose(fleet, provider, how) for _ in range(runs)]
                 pauses = [pause for pause, *_ in seen]
                 figures += [

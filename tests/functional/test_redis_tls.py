@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import redis
+from openfeature.evaluation_context import EvaluationContext
+from openfeature_redis import RedisProvider, flagset
 from product.config import parse as parse_product
 from product.store import Store
 from redis_stand import RedisStand, until
@@ -39,6 +41,27 @@ def test_everybody_speaks_tls_through_an_election_too(stand: RedisStand, tmp_pat
         until(lambda: old.admin().get("later") == "1", "a replica again")
     finally:
         store.close()
+
+
+def test_flags_are_followed_through_sentinel_over_tls(stand: RedisStand) -> None:
+    document = {"flags": {"f": {"state": "ENABLED", "variants": {"a": "blue"}, "defaultVariant": "a"}}}
+    flagset.write(stand.client(), document, who="test", why="test")
+    provider = RedisProvider.from_config(stand.config("observer"))
+    provider.initialize(EvaluationContext())
+    try:
+        assert provider.resolve_string_details("f", "").value == "blue"
+        stand.primary().end("redis")
+        document["flags"]["f"]["variants"]["a"] = "red"
+
+        def written() -> bool:
+            assert provider.resolve_string_details("f", "").value == "blue", "an answer all the time"
+            flagset.write(stand.client(), document, who="test", why="test")
+            return True
+
+        until(written, "a write after the election")
+        until(lambda: provider.resolve_string_details("f", "").value == "red", "the new value")
+    finally:
+        provider.shutdown()
 
 
 def test_who_speaks_plainly_is_not_heard_and_a_stranger_is_not_believed(stand: RedisStand) -> None:
