@@ -157,13 +157,13 @@ def reading(fleet: Fleet) -> Iterator[RedisProvider]:
 
 
 def lose(
-    fleet: Fleet, provider: RedisProvider, how: Callable[[Fleet, str], None]
+    fleet: Fleet, provider: RedisProvider, how: Callable[[Fleet, str], Callable[[], None]]
 ) -> tuple[float, int, int, Reader]:
-    """Lose the primary once: seconds without a write, writes lost with WAIT and without, and what the reader saw."""
+    """Lose the primary once and get it back: seconds without a write, writes lost with WAIT and without, and what the reader saw."""
     until(lambda: well(fleet), "all Redis machines are well")
     confirmed, unconfirmed, reader = Writer(fleet, True), Writer(fleet, False), Reader(provider)
     members.link(fleet).delete(confirmed.name, unconfirmed.name)
-    stop = threading.Event()
+    stop, undo = threading.Event(), None
     threads = [threading.Thread(target=each.run, args=(stop,)) for each in (confirmed, unconfirmed, reader)]
     for thread in threads:
         thread.start()
@@ -178,9 +178,10 @@ def lose(
         stop.set()
         for thread in threads:
             thread.join()
+        if undo:
+            undo()
     # What was answered while the signal was on its way belongs to the primary before.
     pause = max(b - a for a, b in zip(confirmed.moments, confirmed.moments[1:], strict=False) if b > lost_at)
-    undo()
     until(lambda: well(fleet), "the machine is a replica")
     return pause, confirmed.lost(), unconfirmed.lost(), reader
 
