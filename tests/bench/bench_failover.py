@@ -159,7 +159,10 @@ def reading(fleet: Fleet) -> Iterator[RedisProvider]:
 def lose(
     fleet: Fleet, provider: RedisProvider, how: Callable[[Fleet, str], Callable[[], None]]
 ) -> tuple[float, int, int, Reader]:
-    """Lose the primary once and get it back: seconds without a write, writes lost with WAIT and without, and what the reader saw."""
+    """Lose the primary once and get it back.
+
+    Seconds without a write, writes lost with WAIT and without, and what the reader saw.
+    """
     until(lambda: well(fleet), "all Redis machines are well")
     confirmed, unconfirmed, reader = Writer(fleet, True), Writer(fleet, False), Reader(provider)
     members.link(fleet).delete(confirmed.name, unconfirmed.name)
