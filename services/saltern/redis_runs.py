@@ -165,7 +165,7 @@ def restore(
     try:
         shutil.copyfile(path, offered)
         sha256 = hashlib.sha256(offered.read_bytes()).hexdigest()
-        told = {"restore": {"source": f"salt://restore/{offered.name}", "sha256": sha256}}
+        told = {"_restore": {"source": f"salt://restore/{offered.name}", "sha256": sha256}}
         tell(f"{first}: the copy is put there and judged")
         _apply(call, first, "redis.restore.copy", told)
         tell(f"{', '.join(others) or 'no replica'}: stopped")

@@ -40,6 +40,24 @@ def stand(make_stand: Callable[..., Stand]) -> Stand:
     return made
 
 
+@pytest.fixture(scope="module")
+def shared_redis(
+    tmp_path_factory: pytest.TempPathFactory, make_fleet: Callable[..., Any]
+) -> Iterator[RedisStand]:
+    """One for all tests of a module that leave everything running."""
+    stand = RedisStand(tmp_path_factory.mktemp("shared") / "redis", make_fleet)
+    stand.start()
+    yield stand
+    stand.close()
+
+
+@pytest.fixture
+def redis_fleet(shared_redis: RedisStand) -> RedisStand:
+    """Three Redis machines under Sentinel, all of them well."""
+    shared_redis.settle()
+    return shared_redis
+
+
 @pytest.fixture
 def make_redis(tmp_path: Path, make_fleet: Callable[..., Any]) -> Iterator[Callable[..., RedisStand]]:
     """Three Redis machines under Sentinel, with changes to the pillar's `redis`; running, unless told otherwise."""

@@ -171,7 +171,9 @@ class RedisStand:
 
     def start(self) -> None:
         """Start everything, and wait until the Sentinels know all there is to know."""
-        self.boot()
+        for what in ("redis", "sentinel"):
+            for node in self.nodes.values():
+                node.start(what)
         self.settle()
 
     def boot(self) -> None:

@@ -18,20 +18,10 @@ from saltern.redis_link import connect
 from saltern.topology import SERVICE
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, make_fleet: Callable) -> Iterator[RedisStand]:
-    """One for all tests that leave everything running."""
-    stand = RedisStand(tmp_path_factory.mktemp("shared") / "redis", make_fleet)
-    stand.start()
-    yield stand
-    stand.close()
-
-
 @pytest.fixture
-def stand(shared: RedisStand) -> RedisStand:
-    """Three Redis machines under Sentinel, all of them well; who is primary is left over from the test before."""
-    shared.settle()
-    return shared
+def stand(redis_fleet: RedisStand) -> RedisStand:
+    """Who is primary is left over from the test before."""
+    return redis_fleet
 
 
 @dataclass

@@ -1,5 +1,5 @@
 # A copy of Redis' data beside the data, judged; nothing else is touched. `salt-run redis.restore` says which.
-{% set restore = pillar['restore'] %}
+{% set restore = pillar['_restore'] %}
 
 copy to restore:
   file.managed:

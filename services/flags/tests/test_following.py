@@ -410,6 +410,7 @@ def test_an_evaluation_asks_redis_nothing(server, follow, flag_set):
             '"sentinel" has no "service"',
         ),
         ({"redis": {"addresses": ["nonsense"]}}, "is not host:port"),
+        ({"redis": {"addresses": ["a:1"], "tls": {}}}, '"redis.tls" has no "ca"'),
     ],
 )
 def test_a_wrong_configuration_is_named(config, message):
