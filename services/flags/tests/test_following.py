@@ -313,6 +313,24 @@ def test_without_redis_the_snapshot_answers_and_the_provider_is_stale(
     assert [path.name for path in snapshot.parent.iterdir()] == ["flags.json"]
 
 
+@pytest.mark.parametrize("end", ["redis is killed", "the process shuts down"])
+def test_a_flip_is_in_the_snapshot_whatever_ends_right_after_it(
+    server, follow, events, flag_set, until, tmp_path, end
+):
+    snapshot = tmp_path / "flags.json"
+    server.client().set(KEY, flag_set(7))
+    follow(server.address, snapshot=snapshot)
+    until(snapshot.exists, "the snapshot")
+    server.client().set(KEY, flag_set(8))
+    until(lambda: level() == 8, "the flip")
+    if end == "redis is killed":
+        server.kill()
+    else:
+        api.shutdown()
+        assert snapshot.read_text() == flag_set(8), "before shutdown returns"
+    until(lambda: snapshot.read_text() == flag_set(8), "the flip in the snapshot")
+
+
 def test_stale_is_said_after_ready_however_late_the_sdk_says_that(server, events, flag_set, until, tmp_path):
     """The SDK records READY after initialize has returned; a STALE before that would be overwritten."""
 

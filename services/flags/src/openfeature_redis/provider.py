@@ -19,7 +19,7 @@ from openfeature.flag_evaluation import FlagResolutionDetails, FlagValueType
 from openfeature.provider import AbstractProvider, Metadata
 
 from openfeature_redis import health, sdk, snapshot
-from openfeature_redis.follower import Follower
+from openfeature_redis.follower import RECHECK, Follower
 from openfeature_redis.health import Fault, Health, State
 from openfeature_redis.held import Held, NotAFlagSet, Reading
 from openfeature_redis.source import Source
@@ -99,6 +99,7 @@ class RedisProvider(AbstractProvider):
         self._resync = resync
         self._grace = grace
         self._held = Held()
+        self._unsaved = False  # the snapshot is older than the set in force
         self._health = Health()
         self._follower: Follower | None = None
         self._wanted = False  # between attach or initialize and shutdown: a forked child goes on
@@ -209,6 +210,8 @@ class RedisProvider(AbstractProvider):
         if follower is not None:
             follower.stop(timeout=_PATIENCE)
             follower.settled.set()
+        if self._unsaved:
+            self._save_snapshot()
         self._held = Held()
         self._health = Health()
 
@@ -246,13 +249,19 @@ class RedisProvider(AbstractProvider):
             outcome = self._held.offer(reading, time.monotonic())
             if outcome.changed and self._may_emit() and self._health.state is not State.NEW:
                 self._emit(ProviderEvent.PROVIDER_CONFIGURATION_CHANGED, flags_changed=list(outcome.changed))
+        # Written at the next look, not now: the machine's other processes are waiting for their turn to see the
+        # flip. Only the first set of all is written at once.
         if outcome.changed is not None:
+            self._unsaved = True
+        if self._unsaved and (outcome.changed is None or self._health.state is State.NEW):
             self._save_snapshot()
         return outcome.fault
 
     def report(self, fault: Fault | None) -> float:
         if fault is not None and not self.has_flags():
             self._load_snapshot()
+        if fault is not None and self._unsaved:
+            self._save_snapshot()  # there may be no next look
         with _quiet:
             if not self._may_emit():
                 return _UNANNOUNCED
@@ -265,11 +274,10 @@ class RedisProvider(AbstractProvider):
                 log.warning("flags %s: %s", self._health.state.value, fault.message)
                 code = fault.code if event is ProviderEvent.PROVIDER_ERROR else None
                 self._emit(event, message=fault.message, error_code=code)
-            return (
-                0.0
-                if before.state is State.NEW and fault
-                else health.next_look(self._health, now, self._grace)
-            )
+            if before.state is State.NEW and fault:
+                return 0.0
+            look = health.next_look(self._health, now, self._grace)
+            return min(look, RECHECK) if self._unsaved else look
 
     def _may_emit(self) -> bool:
         """Not before the SDK has recorded how initialize ended, or it would overwrite what we say."""
@@ -294,6 +302,7 @@ class RedisProvider(AbstractProvider):
             log.warning("flags: the snapshot %s is of no use: %s", self._snapshot, error)
 
     def _save_snapshot(self) -> None:
+        self._unsaved = False
         if self._snapshot is None or self._held.document is None:
             return
         try:
