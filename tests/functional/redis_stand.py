@@ -105,7 +105,7 @@ class Node:
         """Stop Redis as its unit does."""
         process = self.processes.pop("redis")
         process.terminate()
-        assert process.wait() == 0
+        assert process.wait(60) == 0
         (self.folder / "redis" / redis_start.ORDERLY).touch()
 
     def end(self, *what: str) -> None:
