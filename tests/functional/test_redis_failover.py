@@ -188,8 +188,12 @@ def test_a_primary_that_died_and_is_back_at_once_leaves_it_to_one_who_has_every_
     old, client = stand.primary(), stand.client()
     client.set("early", "1")
     kept = {path: path.read_bytes() for path in (old.folder / "redis" / "appendonlydir").iterdir()}
-    with client.pipeline(transaction=False) as pipe:
-        assert pipe.set("confirmed", "1").wait(2, 5000).execute()[1] == 2
+
+    def confirmed() -> bool:
+        with client.pipeline(transaction=False) as pipe:
+            return pipe.set("confirmed", "1").wait(2, 500).execute()[1] == 2
+
+    until(confirmed, "both replicas have the write")
     old.end("redis")
     for path, content in kept.items():
         path.write_bytes(content)
