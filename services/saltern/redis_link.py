@@ -22,7 +22,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 DEFAULT_TIMEOUT_S = 1.0
 """Long enough for a busy primary, short enough that a silent one is noticed within a resync interval."""
@@ -75,6 +80,18 @@ def connect(config: Mapping[str, Any]) -> redis.Redis:
     return watchers(config).master_for(_service(config), connection_class=kind, **options)
 
 
+class _Sentinels(Sentinel):
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        try:
+            return super().discover_master(service_name)
+        except MasterNotFoundError as error:
+            asked = [each.connection_pool.connection_kwargs for each in self.sentinels]
+            names = ", ".join(f"{each['host']}:{each['port']}" for each in asked)
+            raise MasterNotFoundError(
+                f"no primary of {service_name!r} is known to {names} just now"
+            ) from error
+
+
 class _HangsUp:
     """Ends a connection on which an answer was waited for in vain, as connections without Sentinel do.
 
@@ -102,7 +119,7 @@ def watchers(config: Mapping[str, Any]) -> Sentinel:
     """
     watch = _section(config, "sentinel")
     _service(config)
-    return Sentinel(
+    return _Sentinels(
         _addresses(watch, "sentinel"),
         sentinel_kwargs={
             **_common(_section(config, "redis"), SENTINEL_TIMEOUT_S),

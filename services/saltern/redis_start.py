@@ -25,7 +25,7 @@ import redis
 
 from saltern.errors import SalternError
 from saltern.rdb import ORDERLY
-from saltern.redis_link import ConfigError, parse_address, watchers
+from saltern.redis_link import ConfigError, connect, parse_address, watchers
 
 Address = tuple[str, int]
 ELECTION_SECONDS = 20.0
@@ -60,7 +60,7 @@ def role(
     :param remembered: whose replica it was when it last ran, itself when it was primary, None when it never ran or
         that does not count
     :param first: who is primary when nobody knows better
-    :param complete: whether its disk has all it ever took: it was stopped in order, and the disk is the same
+    :param complete: whether nobody has more than its disk: it was stopped in order, or nobody outlived it
     """
     if said:
         latest = max(said, key=lambda each: each.epoch)
@@ -162,6 +162,29 @@ def ask(link: Mapping[str, Any]) -> list[Said]:
     return answers
 
 
+def followed(state: Mapping[str, Any]) -> bool:
+    """Whether a Redis has data in memory that it got by replication since it started, by its INFO replication.
+
+    One that only read its disk counts from 1.
+    """
+    return state["role"] == "master" or int(state.get("slave_repl_offset", 0)) > 1
+
+
+def outlived(config: Mapping[str, Any]) -> bool:
+    """Whether another machine's Redis ran, and followed, when this one died."""
+    link, own = config["link"], parse_address(config["me"], "me")
+    for address in config["nodes"]:
+        if address == own[0]:
+            continue
+        with connect({"redis": {**link["redis"], "addresses": [f"{address}:{config['port']}"]}}) as client:
+            try:
+                if followed(client.info("replication")):
+                    return True
+            except redis.RedisError:
+                continue
+    return False
+
+
 def has_data(folder: Path) -> bool:
     """Whether Redis finds anything when it starts in this folder."""
     return any(folder.glob("appendonlydir/*.manifest")) or (folder / "dump.rdb").exists()
@@ -176,9 +199,14 @@ def start_redis(config: Mapping[str, Any], now: Callable[[], float] = time.monot
     file, folder = Path(config["redis"]["file"]), Path(config["redis"]["dir"])
     # Without Sentinel the pillar says who is primary, always.
     remembered = remembered_role(_text(file), me) if "sentinel" in config["link"] else None
-    orderly, there = folder / ORDERLY, has_data(folder)
-    complete, end = there and orderly.exists(), now() + ELECTION_SECONDS
-    while (chosen := role(me, _heard(config), remembered, first, complete)) is None:
+    orderly, end = folder / ORDERLY, now() + ELECTION_SECONDS
+    there, in_order = has_data(folder), orderly.exists()
+
+    def complete() -> bool:
+        # Where nobody lived through this one's death, as after a power failure, its disk has the most there is.
+        return there and (in_order or not outlived(config))
+
+    while (chosen := role(me, _heard(config), remembered, first, complete())) is None:
         if now() > end:
             if not there:
                 raise SalternError(
@@ -186,7 +214,7 @@ def start_redis(config: Mapping[str, Any], now: Callable[[], float] = time.monot
                     "data; `salt-run redis.restore` puts a copy here"
                 )
             # Nobody can be elected: what is here is the best there is.
-            complete = True
+            in_order = True
         time.sleep(PAUSE_SECONDS)
     orderly.unlink(missing_ok=True)
     _write(file, redis_file(Path(config["redis"]["settings"]), chosen))

@@ -103,9 +103,10 @@ class Node:
 
     def stop(self) -> None:
         """Stop Redis as its unit does."""
-        process = self.processes.pop("redis")
+        process = self.processes["redis"]
         process.terminate()
-        assert process.wait() == 0
+        assert process.wait(60) == 0
+        del self.processes["redis"]
         (self.folder / "redis" / redis_start.ORDERLY).touch()
 
     def end(self, *what: str) -> None:

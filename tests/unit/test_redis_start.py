@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from saltern.redis_start import Role, Said, memory_of, redis_file, remembered_role, role, sentinel_file
+from saltern.redis_start import (
+    Role,
+    Said,
+    followed,
+    memory_of,
+    redis_file,
+    remembered_role,
+    role,
+    sentinel_file,
+)
 
 ME, OTHER, THIRD = ("10.0.0.1", 6379), ("10.0.0.2", 6379), ("10.0.0.3", 6379)
 
@@ -47,6 +56,18 @@ def test_what_redis_starts_with_includes_the_settings_and_names_the_primary(tmp_
     ]
     assert redis_file(tmp_path, Role(None)).splitlines()[1:] == [f"include {tmp_path}"]
     assert remembered_role(redis_file(tmp_path, Role(OTHER)), ME) == OTHER
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"),
+    [
+        ({"role": "slave", "slave_repl_offset": 1}, False),  # it has read its disk, and heard of nobody yet
+        ({"role": "slave", "slave_repl_offset": 4711}, True),
+        ({"role": "master"}, True),
+    ],
+)
+def test_who_followed_the_primary_has_what_it_had(state, answer):
+    assert followed(state) == answer
 
 
 SETTINGS = "port 26379\nsentinel monitor saltern 10.0.0.1 6379 2\nsentinel auth-user saltern sentinel\n"

@@ -19,7 +19,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.commands.core import Script
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 from product import items, snapshot
 from product.config import RedisSettings
@@ -138,9 +143,17 @@ def connect(settings: RedisSettings, timeout: float) -> redis.Redis:
     watch = settings.sentinel
     asked = {**options, "username": watch.username, "password": watch.password}
     kind = _SentinelConnection if settings.ca is None else _EncryptedSentinelConnection
-    return Sentinel(watch.addresses, sentinel_kwargs=asked).master_for(
+    return _Sentinels(watch.addresses, sentinel_kwargs=asked).master_for(
         watch.service, connection_class=kind, **login, **options
     )
+
+
+class _Sentinels(Sentinel):
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        try:
+            return super().discover_master(service_name)
+        except MasterNotFoundError as error:
+            raise MasterNotFoundError(f"no Sentinel knows a primary of {service_name!r}") from error
 
 
 class _HangsUp:
