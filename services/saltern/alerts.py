@@ -70,11 +70,13 @@ class Told:
 
 @dataclass(frozen=True)
 class Memory:
-    """What the daemon knows from before: of each alert, of Alertmanager, and whether its mails fail."""
+    """What the daemon knows from before: of each alert, of Alertmanager, and when one of its mails was last seen to
+    have failed, or 0.
+    """
 
     told: Mapping[str, Told]
     look: Look = field(default_factory=Look)
-    failing: bool = False
+    failed: float = 0.0
 
 
 def hold_s(settings: Settings) -> float:
@@ -85,7 +87,8 @@ def hold_s(settings: Settings) -> float:
 def observe(memory: Memory, look: Look, now: float, settings: Settings) -> Memory:
     """What is known after another look at Alertmanager.
 
-    One that was restarted has forgotten what it had not mailed. While its mails fail, nothing counts as mailed.
+    One that was restarted has forgotten what it had not mailed. A mail that failed, whichever it was, is tried again
+    before `hold_s` is over: what it was told counts as mailed once no mail has failed for so long.
     """
     told, before = dict(memory.told), memory.look
     if restarted := look.started != before.started:
@@ -94,17 +97,15 @@ def observe(memory: Memory, look: Look, now: float, settings: Settings) -> Memor
             told[id_] = replace(
                 each, fired=each.fired if each.mailed else 0.0, ended=each.ended if each.closed else 0.0
             )
-    attempts, failed = look.attempts - before.attempts, look.failed - before.failed
-    # What was tried last decides; where nothing was tried, it stays as it was.
-    failing = failed >= attempts if attempts > 0 else memory.failing
-    if not failing and not restarted:
+    failed = now if look.failed > before.failed else memory.failed
+    if not restarted:
         for id_, each in told.items():
             told[id_] = replace(
                 each,
-                mailed=each.mailed or bool(each.fired and now - each.fired >= hold_s(settings)),
-                closed=each.closed or bool(each.ended and now - each.ended >= hold_s(settings)),
+                mailed=each.mailed or bool(each.fired and now - max(each.fired, failed) >= hold_s(settings)),
+                closed=each.closed or bool(each.ended and now - max(each.ended, failed) >= hold_s(settings)),
             )
-    return Memory(told, look, failing)
+    return Memory(told, look, failed)
 
 
 def plan(alerts: Iterable[Alert], told: Mapping[str, Told], now: float) -> list[Alert]:
@@ -246,7 +247,7 @@ def read_memory(path: Path) -> Memory | None:
     try:
         kept = json.loads(path.read_text())
         told = {id_: Told(**values) for id_, values in kept["told"].items()}
-        return Memory(told, Look(**kept["look"]), kept["failing"])
+        return Memory(told, Look(**kept["look"]), kept["failed"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
