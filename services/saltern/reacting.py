@@ -40,6 +40,10 @@ AGAIN_SECONDS = 1.0
 """Until what could not be written is tried again."""
 MOST_REJECTED = 100
 """Senders whose rejected events are kept until they can be reported: forged ids are many."""
+CANARY_ROLES = ("staging", "proxy")
+"""Whose pressure may turn the canary off (the pillar's `alerts:canary_off` says whose does)."""
+NICE = -10
+"""This process before all others of the master: in a storm they all want the processor."""
 SWITCH_SECONDS = 0.0005
 """How long one thread may keep the others waiting: Python's own 5 ms would be a fifth of the time there is."""
 
@@ -75,6 +79,8 @@ class Reflexes:
         self._secret = reflexes.means(fleet).secret
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._call = threading.Event()
+        self._heard_at = 0.0
         self._stopping = False
         self._urgent: dict[tuple[str, str, bool], Said] = {}
         self._edges: dict[tuple[str, str, bool], Said] = {}
@@ -98,10 +104,12 @@ class Reflexes:
             self._reject(tag, sender, str(rejected))
             return False
         said = Said(event, pressure)
-        if pressure.edge == "high":
-            self._keep(self._urgent, said)
         self._keep(self._edges, said)
+        self._heard_at = time.monotonic()
         self._wake.set()
+        if pressure.edge == "high" and pressure.role in CANARY_ROLES:
+            self._keep(self._urgent, said)
+            self._call.set()
         return True
 
     def _keep(self, kept: dict[tuple[str, str, bool], Said], said: Said) -> None:
@@ -129,22 +137,25 @@ class Reflexes:
         """End `run` soon."""
         self._stopping = True
         self._wake.set()
+        self._call.set()
 
     def step(self, seconds: float) -> None:
         """One round: wait up to so long for news, then do all there is to do, the canary first."""
         if not self._wake.wait(seconds) and not self._edges and not self._rejected:
             return
+        self._wake.clear()
         self._turn_off()
         end = time.monotonic() + STORM_SECONDS
-        while not self._stopping and (left := end - time.monotonic()) > 0:
-            if not self._wake.wait(min(GATHER_SECONDS, left)):
+        while not self._stopping and time.monotonic() < end:
+            if self._call.wait(GATHER_SECONDS):
+                self._turn_off()
+            elif time.monotonic() - self._heard_at >= GATHER_SECONDS:
                 break
-            self._turn_off()
         self._tell()
 
     def _turn_off(self) -> None:
         """Turn the canary off for whatever is reason enough."""
-        self._wake.clear()
+        self._call.clear()
         with self._lock:
             urgent = list(self._urgent.values())
             self._urgent.clear()
@@ -250,6 +261,10 @@ def react(state_dir: str, *, listen: Callable[[float], Mapping[str, Any] | None]
     fleet = Fleet.load(state_dir)
     master = os.getppid()
     sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        os.nice(NICE)
+    except PermissionError:
+        log.info("this master may not raise a priority; in a storm the reflexes take their turn")
     # An engine that outlived its master must end first.
     with fleet.locked("reflex"):
         quick = Reflexes(fleet)

@@ -32,11 +32,17 @@ def settled(plant: Plant, names: list[str]) -> None:
     """Production is what it was, at rest, and nothing holds the next decision back."""
     queue = Queue(plant.registry.client)
     until(lambda: not queue.unfinished(), SERVING_S, "nothing is queued", 0.2)
-    extra = len([id_ for id_ in plant.fleet.inventory() if role_of(id_) == "prod"]) - len(names)
+
+    def at_rest() -> bool:
+        felt = plant.registry.client.hgetall(FELT)
+        return not any(json.loads(text)["high"] for key, text in felt.items() if key.startswith("prod"))
+
+    # Before machines are given up: while production feels high it would be made larger at once.
+    until(at_rest, SERVING_S, "production is at rest", 0.2)
+    extra = sum(role_of(id_) == "prod" for id_ in plant.fleet.inventory()) - len(names)
     if extra > 0:
         scale_runs.in_(plant.fleet, "prod", extra, force=True, wait=SERVING_S, by="bench")
-    until(lambda: not any(plant.alert("CpuHigh", name) for name in names), 60, "production is at rest", 0.2)
-    plant.registry.client.delete(f"{SCALE}prod", FELT)
+    plant.registry.client.delete(f"{SCALE}prod")
 
 
 def grow(plant: Plant, names: list[str]) -> tuple[float, float, float]:
