@@ -61,6 +61,9 @@ def test_everything_it_installs_is_pinned_and_checked_and_nothing_is_lost_betwee
         assert entries
         assert all(len(lines) > 1 and re.match(r"[\w.-]+==[\w.]+ \\", lines[0]) for _, lines in entries)
     assert "salt==3008.3" in rest
+    installed = {name for text in (builders, rest) for name, _ in userdata._entries(text)}
+    locked = {name for name, _ in userdata._entries(userdata.pruned(LOCK, set(), PYTHON))}
+    assert locked - installed == {"timelib"}
     join = written[userdata.JOIN_PATH][0]
     assert "--require-hashes" in join
     assert "--no-build-isolation" in join

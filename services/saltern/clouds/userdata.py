@@ -22,10 +22,13 @@ from saltern.local.image import BASE_PACKAGES, MINION_UNIT, MINION_VENV
 LOCK_PATH = "/usr/local/share/saltern/minion.txt"
 JOIN_PATH = "/usr/local/sbin/saltern-join"
 GUARD_PATH = "/etc/saltern/metadata.nft"
-# Beside a local machine's: what compiles the few parts of Salt that are published as source only, and the guard.
-PACKAGES = (*BASE_PACKAGES, "gcc", "libc6-dev", "nftables", "python3-dev")
+# Beside a local machine's: what the guard is made with.
+PACKAGES = (*BASE_PACKAGES, "nftables")
 # What a source distribution is built with; installed first, so that building fetches nothing that is not locked.
 BUILDERS = ("packaging", "setuptools", "wheel")
+# Published as source in C only, and Salt runs without: it reads dates in free words with it, which nothing here writes.
+# A machine that serves the public needs no compiler for that.
+LEFT_OUT = ("timelib",)
 # Where clouds answer who asks from inside a machine: all of them, and Azure's second.
 METADATA_ADDRESSES = ("169.254.169.254", "168.63.129.16")
 
@@ -164,7 +167,8 @@ def _file(path: str, text: str, mode: str) -> dict[str, str]:
 def _split(lock: str) -> tuple[str, str]:
     parts: dict[bool, list[str]] = {True: [], False: []}
     for name, lines in _entries(lock):
-        parts[name in BUILDERS].append("\n".join(lines))
+        if name not in LEFT_OUT:
+            parts[name in BUILDERS].append("\n".join(lines))
     return "\n".join(parts[True]) + "\n", "\n".join(parts[False]) + "\n"
 
 
