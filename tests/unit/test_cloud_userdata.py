@@ -121,6 +121,10 @@ def test_the_units_and_the_guard_are_what_their_programs_take(tmp_path: Path):
     guard.write_text(written[userdata.GUARD_PATH][0])
     checked = subprocess.run(["nft", "-c", "-f", str(guard)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
+    # Azure and Google resolve names at the same addresses: nothing but HTTP may be refused.
+    refusing = [line for line in guard.read_text().splitlines() if "reject" in line]
+    assert len(refusing) == 2
+    assert all("tcp dport { 80, 443, 32526 } meta skuid != 0 reject" in line for line in refusing)
     unit = tmp_path / "saltern-metadata.service"
     unit.write_text(written["/etc/systemd/system/saltern-metadata.service"][0])
     done = subprocess.run(
