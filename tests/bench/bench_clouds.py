@@ -1,10 +1,11 @@
-"""What a rented machine costs in requests and time, and what is left over when a cloud fails, against fakes of two.
+"""What a rented machine costs in requests and time, and what is left over when a cloud fails, against fakes of three.
 
     python tests/bench/bench_clouds.py [--json] [--machines 50] [--percent 20] [--seed 1]
 
-The fakes answer as DigitalOcean's and Azure's reference pages say; a machine of theirs runs after two looks. Waiting
-happens on a clock that does not wait, so that a figure called "waiting" is what the driver would have slept beside the
-cloud's own time, and "own time" is this computer's: libcloud's, the driver's and the fake's together.
+The fakes answer as DigitalOcean's and Azure's reference pages say, and a machine of theirs runs after two looks; EC2 is
+played by moto, whose machines run at once. Waiting happens on a clock that does not wait, so that a figure called
+"waiting" is what the driver would have slept beside the cloud's own time, and "own time" is this computer's:
+libcloud's, the driver's and the fake's together.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "functional"))
 
 from benching import Figure, main, median, percentile, report
 from cloud_fakes import Azure, DigitalOcean, all_well, seeded
-from cloud_stand import AZURE, DIGITALOCEAN
+from cloud_moto import MotoEc2
+from cloud_stand import AZURE, DIGITALOCEAN, EC2
 from cloud_storm import Outcome, storm
 from saltern import secrets
 from saltern.fleet import Fleet
 
-CLOUDS = (("DigitalOcean", DigitalOcean, DIGITALOCEAN), ("Azure", Azure, AZURE))
+CLOUDS = (("DigitalOcean", DigitalOcean, DIGITALOCEAN), ("EC2", MotoEc2, EC2), ("Azure", Azure, AZURE))
 
 
 @contextmanager

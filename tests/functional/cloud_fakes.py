@@ -78,6 +78,9 @@ class Fake:
     :ivar looks: how many looks a change takes
     """
 
+    limited: ClassVar[Answer] = Answer(429, {"message": "API Rate limit exceeded."}, {"Retry-After": "2"})
+    broken: ClassVar[Answer] = Answer(500, {"message": "Unexpected server-side error"})
+
     plan: Plan = all_well
     looks: int = 2
     requests: Counter = field(default_factory=Counter)
@@ -93,7 +96,7 @@ class Fake:
     ) -> Answer:
         raise NotImplementedError
 
-    def subject(self, method: str, path: str, body: bytes) -> tuple[str, str]:
+    def subject(self, method: str, target: str, body: bytes) -> tuple[str, str]:
         raise NotImplementedError
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
@@ -101,25 +104,21 @@ class Fake:
         parts = urlsplit(target)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         with self.lock:
-            subject, kind = self.subject(method, parts.path, body)
+            subject, kind = self.subject(method, target, body)
             self.requests[kind] += 1
             self._numbers[subject, kind] += 1
             wrong = self.plan(subject, kind, self._numbers[subject, kind])
             if wrong:
                 self.failed[wrong] += 1
             if wrong == LIMITED:
-                return Answer(
-                    429,
-                    {"id": "too_many_requests", "message": "API Rate limit exceeded."},
-                    {"Retry-After": "2"},
-                )
+                return self.limited
             if wrong == CUT:
                 return None
             if wrong == BROKEN:
-                return Answer(500, {"id": "server_error", "message": "Unexpected server-side error"})
+                return self.broken
             found = self.handle(method, parts.path, query, headers, body)
             if wrong == LATE:
-                return Answer(500, {"id": "server_error", "message": "Unexpected server-side error"})
+                return self.broken
             return None if wrong == CUT_LATE else found
 
     @contextmanager
@@ -188,7 +187,8 @@ class DigitalOcean(Fake):
         super().__post_init__()
         self._ids = itertools.count(1001)
 
-    def subject(self, method: str, path: str, body: bytes) -> tuple[str, str]:
+    def subject(self, method: str, target: str, body: bytes) -> tuple[str, str]:
+        path = target.partition("?")[0]
         if path == "/v2/droplets" and method == "POST":
             return json.loads(body)["name"], "create"
         if match := re.fullmatch(r"/v2/droplets/(\d+)(/actions)?", path):
@@ -339,7 +339,8 @@ class Azure(Fake):
     def names(self) -> list[str]:
         return sorted(self.machines)
 
-    def subject(self, method: str, path: str, body: bytes) -> tuple[str, str]:
+    def subject(self, method: str, target: str, body: bytes) -> tuple[str, str]:
+        path = target.partition("?")[0]
         kinds = {"virtualMachines": "machine", "networkInterfaces": "nic", "disks": "disk"}
         match = re.search(r"/(virtualMachines|networkInterfaces|disks)(?:/([^/]+))?(?:/(\w+))?$", path)
         if not match:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-import io
-import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest import mock
-from urllib.parse import parse_qs
 
-import moto.settings
 import pytest
 from cloud_fakes import Azure, DigitalOcean, Fake, QuickClock
-from moto.server import DomainDispatcherApplication, create_backend_app
+from cloud_moto import MotoEc2
 from saltern.clouds import cloud as cloud_module
 from saltern.clouds import dialects, settings
 from saltern.clouds.cloud import Cloud
 from saltern.clouds.dialect import Dialect
 from saltern.fleet import REPOSITORY, Fleet
 from saltern.local import cgroup, image, machine
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 QUICK = {"base": 1, "settle": 1, "poll": 5, "ready": 300, "whole": 300, "quota": 20}
 DIGITALOCEAN = {
@@ -59,48 +52,6 @@ ENVIRONMENT = {
     "DO_TOKEN": "a token", "AZ_TENANT": "tenant", "AZ_SUBSCRIPTION": "sub", "AZ_KEY": "client", "AZ_SECRET": "a secret",
     "AWS_KEY": "AKIDEXAMPLE", "AWS_SECRET": "a secret",
 }  # fmt: skip
-
-
-class _Silent(WSGIRequestHandler):
-    def log_request(self, *args: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def moto_ec2() -> Iterator[int]:
-    """moto's server on a free port, in the one point put right in which it is not EC2.
-
-    An answer of EC2 bears the version that was asked for in its namespace, as a folder with a slash at its end; moto's
-    has no slash, and libcloud, which looks for it, sees nothing in the answer.
-    """
-    application = DomainDispatcherApplication(create_backend_app)
-
-    def versioned(environ: dict, start_response: Callable) -> list[bytes]:
-        length = int(environ.get("CONTENT_LENGTH") or 0)
-        body = environ["wsgi.input"].read(length)
-        environ["wsgi.input"] = io.BytesIO(body)
-        asked = parse_qs(environ.get("QUERY_STRING", "") + "&" + body.decode("latin-1"))
-        kept: list = []
-        parts = application(environ, lambda *about: kept.extend(about))
-        payload = b"".join(parts)
-        if "Version" in asked:
-            named = f"ec2.amazonaws.com/doc/{asked['Version'][0]}/".encode()
-            payload = re.sub(rb"ec2\.amazonaws\.com/doc/[0-9-]+/?(?=\")", named, payload)
-        status, headers = kept[:2]
-        headers = [(key, value) for key, value in headers if key.lower() != "content-length"]
-        start_response(status, [*headers, ("Content-Length", str(len(payload)))])
-        return [payload]
-
-    checks = {"ENABLE_AMI_VALIDATION": True, "EC2_ENABLE_INSTANCE_TYPE_VALIDATION": True}
-    server = make_server("127.0.0.1", 0, versioned, threaded=True, request_handler=_Silent)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        with mock.patch.multiple(moto.settings, **checks):
-            yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
 
 
 def provider(given: Mapping[str, Any], fleet: Fleet, port: int, **more: Any) -> dict[str, Any]:
@@ -263,5 +214,5 @@ def rented_stand(
 @contextmanager
 def fake_of(kind: str, **about: Any) -> Iterator[Fake]:
     """A fake by the name of its cloud, serving."""
-    with {"digitalocean": DigitalOcean, "azure": Azure}[kind](**about).serving() as fake:
+    with {"digitalocean": DigitalOcean, "azure": Azure, "ec2": MotoEc2}[kind](**about).serving() as fake:
         yield fake

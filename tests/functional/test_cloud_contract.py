@@ -10,38 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cloud_stand import AZURE, DIGITALOCEAN, EC2, Stand, fake_of, local_stand, moto_ec2, rented_stand
+from cloud_stand import AZURE, DIGITALOCEAN, EC2, Stand, fake_of, local_stand, rented_stand
 from salt.exceptions import SaltCloudException, SaltCloudNotFound, SaltCloudSystemExit
 
 BACKENDS = ("local", "digitalocean", "ec2", "azure")
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[int]:
-    with moto_ec2() as port:
-        yield port
 
 
 @pytest.fixture(params=BACKENDS)
 def stand(
     request: pytest.FixtureRequest, make_fleet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Stand]:
-    # A name of its own: EC2's machines outlive a test.
-    fleet = make_fleet(machines={}, name=f"t{abs(hash(request.node.name)) % 10**8}")
+    fleet = make_fleet(machines={})
     if request.param == "local":
         yield local_stand(fleet, monkeypatch, tmp_path)
-    elif request.param == "ec2":
-        port = request.getfixturevalue("moto")
-        made: list[Stand] = []
-
-        def there() -> list[str]:
-            return sorted(node.name for node in made[0].driver._cloud().nodes())
-
-        made.append(rented_stand(EC2, port, there, fleet, monkeypatch))
-        yield made[0]
     else:
         with fake_of(request.param) as fake:
-            given = {"digitalocean": DIGITALOCEAN, "azure": AZURE}[request.param]
+            given = {"digitalocean": DIGITALOCEAN, "azure": AZURE, "ec2": EC2}[request.param]
             yield rented_stand(given, fake.port, fake.names, fleet, monkeypatch)
 
 

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from cloud_fakes import CUT, CUT_LATE, LATE, LIMITED, Answer, Azure, DigitalOcean, Fake, QuickClock, seeded
-from cloud_stand import AZURE, DIGITALOCEAN, EC2, ENVIRONMENT, make_cloud, moto_ec2
+from cloud_moto import MotoEc2, error
+from cloud_stand import AZURE, DIGITALOCEAN, EC2, ENVIRONMENT, make_cloud
 from cloud_storm import storm
 from saltern.clouds import ledger
 from saltern.clouds.cloud import Cloud, Wanted
@@ -43,7 +43,7 @@ def check(outcome, fleet) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize(("kind", "given"), [(DigitalOcean, DIGITALOCEAN), (Azure, AZURE)])
+@pytest.mark.parametrize(("kind", "given"), [(DigitalOcean, DIGITALOCEAN), (Azure, AZURE), (MotoEc2, EC2)])
 def test_fifty_machines_made_at_once_are_up_or_gone_though_a_fifth_of_all_requests_fails(
     bare, kind, given, seed
 ):
@@ -196,10 +196,7 @@ def test_two_hundred_and_more_machines_are_all_listed(bare):
         assert len(cloud.nodes()) == 401
 
 
-@pytest.fixture(scope="module")
-def moto() -> Iterator[int]:
-    with moto_ec2() as port:
-        yield port
+FAKES = {"digitalocean": DigitalOcean, "azure_arm": Azure, "ec2": MotoEc2}
 
 
 BAD = [
@@ -220,17 +217,12 @@ BAD = [
 
 @pytest.mark.parametrize(("what", "given", "changes", "words"), BAD)
 def test_a_machine_that_cannot_be_is_refused_in_one_line_and_leaves_nothing(
-    bare, request: pytest.FixtureRequest, what, given, changes, words
+    bare, what, given, changes, words
 ):
-    if given is EC2:
-        _refused(make_cloud(given, bare, request.getfixturevalue("moto")), changes, words)
-    else:
-        with {"digitalocean": DigitalOcean, "azure_arm": Azure}[
-            given["libcloud_provider"]
-        ]().serving() as fake:
-            _refused(make_cloud(given, bare, fake.port), changes, words)
-            assert fake.names() == []
-            assert getattr(fake, "nics", {}) == {}
+    with FAKES[given["libcloud_provider"]]().serving() as fake:
+        _refused(make_cloud(given, bare, fake.port), changes, words)
+        assert fake.names() == []
+        assert getattr(fake, "nics", {}) == {}
 
 
 def _refused(cloud: Cloud, changes: dict[str, str], words: str) -> None:
@@ -261,15 +253,11 @@ def test_a_wrong_token_is_said_at_once_and_not_tried_again(bare, kind, given, se
 class Ec2Says(Fake):
     """EC2, answering every request with one of the errors of its API reference."""
 
-    def __init__(self, status: int, code: str, words: str) -> None:
+    def __init__(self, said: Answer) -> None:
         super().__init__()
-        self.said = Answer(
-            status,
-            f"<Response><Errors><Error><Code>{code}</Code><Message>{words}</Message></Error></Errors>"
-            "<RequestID>1</RequestID></Response>",
-        )
+        self.said = said
 
-    def subject(self, method: str, path: str, body: bytes) -> tuple[str, str]:
+    def subject(self, method: str, target: str, body: bytes) -> tuple[str, str]:
         return "", "any"
 
     def handle(self, *request: object) -> Answer:
@@ -296,7 +284,7 @@ class Ec2Says(Fake):
 def test_what_ec2_says_is_said_in_one_line_and_asked_again_only_where_that_may_help(
     bare, status, code, words, often
 ):
-    with Ec2Says(status, code, words).serving() as fake:
+    with Ec2Says(error(status, code, words)).serving() as fake:
         with pytest.raises(SalternError, match=f"rented: list machines: .*{re.escape(words)}") as failure:
             make_cloud(EC2, bare, fake.port).nodes()
         assert (fake.requests["any"] > 1) is often

@@ -61,6 +61,9 @@ def test_everything_it_installs_is_pinned_and_checked_and_nothing_is_lost_betwee
         assert entries
         assert all(len(lines) > 1 and re.match(r"[\w.-]+==[\w.]+ \\", lines[0]) for _, lines in entries)
     assert "salt==3008.3" in rest
+    installed = {name for text in (builders, rest) for name, _ in userdata._entries(text)}
+    locked = {name for name, _ in userdata._entries(userdata.pruned(LOCK, set(), PYTHON))}
+    assert locked - installed == {"timelib"}
     join = written[userdata.JOIN_PATH][0]
     assert "--require-hashes" in join
     assert "--no-build-isolation" in join
@@ -118,6 +121,10 @@ def test_the_units_and_the_guard_are_what_their_programs_take(tmp_path: Path):
     guard.write_text(written[userdata.GUARD_PATH][0])
     checked = subprocess.run(["nft", "-c", "-f", str(guard)], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
+    # Azure and Google resolve names at the same addresses: nothing but HTTP may be refused.
+    refusing = [line for line in guard.read_text().splitlines() if "reject" in line]
+    assert len(refusing) == 2
+    assert all("tcp dport { 80, 443, 32526 } meta skuid != 0 reject" in line for line in refusing)
     unit = tmp_path / "saltern-metadata.service"
     unit.write_text(written["/etc/systemd/system/saltern-metadata.service"][0])
     done = subprocess.run(

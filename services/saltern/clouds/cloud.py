@@ -296,7 +296,7 @@ class Cloud:
             self.asking.ask(f"{name}: reboot", lambda: self.driver.reboot_node(node.own))
             return node
 
-    def resize(self, name: str, size: Size) -> Node:
+    def resize(self, name: str, size: Size) -> None:
         """Give a machine another size: it is stopped for that, and started again if it ran, whatever comes of it.
 
         :raises SalternError: there is none, or the cloud refuses; the machine is as it was
@@ -308,24 +308,22 @@ class Cloud:
             )
         with self.fleet.locked(f"machine-{name}"):
             node = self.find(name)
-            ran = node.state == RUNNING
             if node.size != size.id:
-                off = self._stop(node)
                 try:
+                    off = self._stop(node)
                     self.asking.ask(
                         f"{name}: {self.settings.alias}: size {size.id}",
                         lambda: change(self.driver, off.own, dialect.size(self.driver, size.id)),
                     )
-                    node = self._await(
+                    self._await(
                         replace(off, state=dialect.PENDING),
                         lambda seen: seen.size == size.id and seen.state == STOPPED,
                         f"to have size {size.id}",
                     )
                 finally:
-                    if ran:
-                        node = self._start(off)
+                    if node.state == RUNNING:
+                        self._start(replace(node, state=STOPPED))
             ledger.change(self.fleet, name, memory=size.memory, cpus=size.cpus)
-            return node
 
     def _start(self, node: Node) -> Node:
         if node.state == RUNNING:

@@ -1,4 +1,8 @@
-"""Amazon EC2, and what speaks its language. The order's token is the request's client token: asking twice makes one."""
+"""Amazon EC2, and what speaks its language.
+
+The order's token is the request's client token, so that EC2 makes one machine of it however often it is asked. Not all
+that speak its language do, so what an unanswered request came to is looked up by the tag all the same.
+"""
 
 from __future__ import annotations
 
@@ -74,6 +78,5 @@ DIALECT = Dialect(
     look=look,
     images=lambda driver, settings: driver.list_images(ex_owner=settings.options.get("image_owner", DEBIAN)),
     resize=lambda driver, node, size: driver.ex_change_node_size(node, size),
-    repeatable=True,
     user_data_limit=16_384,
 )

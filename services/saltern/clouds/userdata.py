@@ -22,20 +22,37 @@ from saltern.local.image import BASE_PACKAGES, MINION_UNIT, MINION_VENV
 LOCK_PATH = "/usr/local/share/saltern/minion.txt"
 JOIN_PATH = "/usr/local/sbin/saltern-join"
 GUARD_PATH = "/etc/saltern/metadata.nft"
-# Beside a local machine's: what compiles the few parts of Salt that are published as source only, and the guard.
-PACKAGES = (*BASE_PACKAGES, "gcc", "libc6-dev", "nftables", "python3-dev")
+# Beside a local machine's: what the guard is made with.
+PACKAGES = (*BASE_PACKAGES, "nftables")
 # What a source distribution is built with; installed first, so that building fetches nothing that is not locked.
 BUILDERS = ("packaging", "setuptools", "wheel")
-# Where clouds answer who asks from inside a machine: all of them, and Azure's second.
-METADATA_ADDRESSES = ("169.254.169.254", "168.63.129.16")
+# Published as source in C only, and Salt runs without: it reads dates in free words with it, which nothing here writes.
+# A machine that serves the public needs no compiler for that.
+LEFT_OUT = ("timelib",)
+# Where clouds answer who asks from inside a machine: nearly all of them, Azure's second, EC2 by IPv6. Only what they
+# say over HTTP is kept to root: Azure and Google resolve names at the same addresses, for everybody.
+METADATA_IPV4 = ("169.254.169.254", "168.63.129.16")
+METADATA_IPV6 = ("fd00:ec2::254",)
+METADATA_PORTS = (80, 443, 32526)
 
-GUARD = f"""table inet saltern_metadata {{
-  chain output {{
-    type filter hook output priority filter; policy accept;
-    ip daddr {{ {", ".join(METADATA_ADDRESSES)} }} meta skuid != 0 reject
-  }}
-}}
-"""
+
+def _guard() -> str:
+    ports = ", ".join(map(str, METADATA_PORTS))
+    rules = (
+        f"    {family} daddr {{ {', '.join(addresses)} }} tcp dport {{ {ports} }} meta skuid != 0 reject\n"
+        for family, addresses in (("ip", METADATA_IPV4), ("ip6", METADATA_IPV6))
+    )
+    return (
+        "table inet saltern_metadata {\n"
+        "  chain output {\n"
+        "    type filter hook output priority filter; policy accept;\n"
+        f"{''.join(rules)}"
+        "  }\n"
+        "}\n"
+    )
+
+
+GUARD = _guard()
 GUARD_UNIT = f"""[Unit]
 Description=Nobody but root asks the cloud for this machine's data
 DefaultDependencies=no
@@ -164,7 +181,8 @@ def _file(path: str, text: str, mode: str) -> dict[str, str]:
 def _split(lock: str) -> tuple[str, str]:
     parts: dict[bool, list[str]] = {True: [], False: []}
     for name, lines in _entries(lock):
-        parts[name in BUILDERS].append("\n".join(lines))
+        if name not in LEFT_OUT:
+            parts[name in BUILDERS].append("\n".join(lines))
     return "\n".join(parts[True]) + "\n", "\n".join(parts[False]) + "\n"
 
 
