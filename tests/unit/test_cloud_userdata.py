@@ -124,7 +124,7 @@ def test_the_units_and_the_guard_are_what_their_programs_take(tmp_path: Path):
     # Azure and Google resolve names at the same addresses: nothing but HTTP may be refused.
     refusing = [line for line in guard.read_text().splitlines() if "reject" in line]
     assert len(refusing) == 2
-    assert all("tcp dport { 80, 443, 32526 } meta skuid != 0 reject" in line for line in refusing)
+    assert all("tcp dport { 80, 443, 32526 } meta skuid != 0 counter reject" in line for line in refusing)
     unit = tmp_path / "saltern-metadata.service"
     unit.write_text(written["/etc/systemd/system/saltern-metadata.service"][0])
     done = subprocess.run(

@@ -39,7 +39,7 @@ METADATA_PORTS = (80, 443, 32526)
 def _guard() -> str:
     ports = ", ".join(map(str, METADATA_PORTS))
     rules = (
-        f"    {family} daddr {{ {', '.join(addresses)} }} tcp dport {{ {ports} }} meta skuid != 0 reject\n"
+        f"    {family} daddr {{ {', '.join(addresses)} }} tcp dport {{ {ports} }} meta skuid != 0 counter reject\n"
         for family, addresses in (("ip", METADATA_IPV4), ("ip6", METADATA_IPV6))
     )
     return (
