@@ -524,7 +524,7 @@ class Conductor:
             )  # fmt: skip
             if wish is None:
                 continue
-            cause = f"salt/beacon/{id_}/memory/{'high' if feels.high else 'ok'}"
+            cause = _edge(id_, "memory", feels)
             pool = POOL_OF_ROLE.get(role_of(id_), role_of(id_))
             if wish.to is not None:
                 args = {"machine": id_, "to": wish.to, "why": wish.why}
@@ -645,10 +645,16 @@ def _names(intent: Intent) -> list[str]:
 
 
 def _cause(felt: Mapping[str, Felt], targets: Mapping[str, float], out: bool) -> str:
-    """The tag of the newest edge that speaks for a decision."""
+    """The newest edge that speaks for a decision."""
     names = {name.removeprefix("proxy_") for name in targets}
     edges = [(f.at, key) for key, f in felt.items() if f.high == out and key.split("/")[1] in names]
     if not edges:
         return ""
-    machine, metric = max(edges)[1].split("/")
-    return f"salt/beacon/{machine}/{metric}/{'high' if out else 'ok'}"
+    key = max(edges)[1]
+    machine, metric = key.split("/")
+    return _edge(machine, metric, felt[key])
+
+
+def _edge(machine: str, metric: str, felt: Felt) -> str:
+    tag = f"salt/beacon/{machine}/{metric}/{'high' if felt.high else 'ok'}"
+    return events.cause(tag, int(felt.since * 1e9))

@@ -37,6 +37,16 @@ class Event:
     values: dict
     counter: int
 
+    @property
+    def cause(self) -> str:
+        """What the journal says of what it caused."""
+        return cause(self.tag, self.counter)
+
+
+def cause(tag: str, counter: int) -> str:
+    """An event as a cause: its tag, and nanoseconds since 1970 when it was said (see ``journal.origin``)."""
+    return f"{tag} {counter}"
+
 
 class Rejected(SalternError):
     """An event that must cause nothing; the text says why."""

@@ -54,7 +54,7 @@ def register(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict
             raise events.Rejected(f"event {tag!r}: fleet {fleet.name} has no machine {event.machine}")
     change = Registry(client).register(
         event.machine, addr=address, port=event.values["port"], release=event.values["release"],
-        pool=POOL_OF_ROLE[role_of(event.machine)], cause=tag, by=event.machine,
+        pool=POOL_OF_ROLE[role_of(event.machine)], cause=event.cause, by=event.machine,
     )  # fmt: skip
     return {"instance": event.machine, "revision": change.revision}
 

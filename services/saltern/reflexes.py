@@ -215,13 +215,13 @@ def turn_off(has: Means, event: Event, pressure: Pressure, reason: str) -> dict[
     """
     try:
         kind = events.kind_of(event, OFF)
-        change = has.registry.canary_off(reason, cause=event.tag, by=BY, once=(kind, event.counter))
+        change = has.registry.canary_off(reason, cause=event.cause, by=BY, once=(kind, event.counter))
     except Counted as found:
         raise events.counted(event, str(found) == "again", time.time_ns()) from found
     except redis.RedisError as error:
         let_go(has.fleet)
         events.once_here(has.fleet.state_dir / HEARD, event, OFF)
-        proxies = canary_runs.off_by_proxies(has.fleet, reason, f"redis: {error}", cause=event.tag, by=BY)
+        proxies = canary_runs.off_by_proxies(has.fleet, reason, f"redis: {error}", cause=event.cause, by=BY)
         return {"canary": "off", "reason": reason, **proxies}
     if change.changed:
         has.alerts.did(pressure.alert, pressure.machine, done_words(reason), CANARY_ON)
@@ -280,15 +280,15 @@ def tell(has: Means, event: Event, pressure: Pressure, keep_s: int) -> dict[str,
     alert, store = alert_of(pressure), has.alerts
     answer: dict[str, Any] = {"alert": alert.name, "subject": alert.subject}
     if pressure.edge != "ok":
-        answer["begins"] = store.fire(alert, counter=event.counter, cause=event.tag)
+        answer["begins"] = store.fire(alert, counter=event.counter, cause=event.cause)
     else:
         answer["ends"] = store.end(
-            alert.name, alert.subject, counter=event.counter, cause=event.tag, keep_s=keep_s
+            alert.name, alert.subject, counter=event.counter, cause=event.cause, keep_s=keep_s
         )
     if pressure.edge != "blind":
         # Whoever tells figures can read them.
         blind = pressure.resource.capitalize() + "Blind"
-        store.end(blind, pressure.machine, counter=event.counter, cause=event.tag, keep_s=keep_s)
+        store.end(blind, pressure.machine, counter=event.counter, cause=event.cause, keep_s=keep_s)
     return answer
 
 

@@ -206,10 +206,10 @@ def request(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict[
         if what != "up" and role not in POOL_OF_ROLE and role != "proxy":
             raise events.Rejected(f"event {tag!r} from {event.machine}: it belongs to no pool")
     if what == "up":
-        return up(fleet, event.machine, cause=tag, by=event.machine)
+        return up(fleet, event.machine, cause=event.cause, by=event.machine)
     # What a proxy feels is about those behind it.
     change = out if what == "out" else in_
-    return change(fleet, POOL_OF_ROLE.get(role, "prod"), cause=tag, by=event.machine)
+    return change(fleet, POOL_OF_ROLE.get(role, "prod"), cause=event.cause, by=event.machine)
 
 
 def lost(

@@ -92,6 +92,10 @@ def test_a_busy_canary_is_off_and_one_mail_says_what_was_done_and_how_to_undo_it
     assert told["the"].startswith("fleet  turned the canary off: all requests go to production (staging1 cpu")
     assert told["silence"] == "salt-run alert.silence CpuHigh staging1 hours=2"
     assert len(plant.journal("canary.off", began)) == 1
+    why = json.loads(live.salt("salt-run", "journal.why", "canary off", "--out=json").stdout)
+    edge, effect = why["chain"]
+    assert (edge["what"], edge["at"] > "20") == ("salt/beacon/staging1/cpu/high", True)
+    assert effect["what"].startswith("canary.off canary") and 0 <= effect["after_ms"] < 10_000, why
     # Its being over is no reason to turn it on; what the mail says is.
     assert plant.share() == 0
     done = live.salt(*told["undo"].split())
@@ -285,7 +289,8 @@ def test_overloaded_production_grows_by_a_machine_and_gives_the_youngest_up_when
     removed = [[id_ for id_, _ in line["fields"]["remove"]] for line in plant.journal("scale.choose", began)]
     assert (added, removed) == ([["prod6"], []], [[], ["prod6"]])
     (queued, _) = plant.journal("intent.queued", began, kind="scale")
-    assert queued["cause"].startswith("salt/beacon/prod") and queued["cause"].endswith("/cpu/high")
+    edge, _ = queued["cause"].split(" ")
+    assert edge.startswith("salt/beacon/prod") and edge.endswith("/cpu/high")
     (drained,), (ended,) = plant.journal("scale.drain", began), plant.journal("scale.end", began)
     assert drained["id"] < ended["id"]
 

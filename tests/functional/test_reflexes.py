@@ -60,7 +60,7 @@ def test_pressure_on_staging_turns_the_canary_off_and_says_what_was_done(stand, 
     assert (row["alert"], row["subject"], row["undo"]) == ("CpuHigh", "staging1", "salt-run canary.on")
     assert row["done"].startswith("turned the canary off: all requests go to production")
     (entry,) = journal(stand, "canary.off")
-    assert (entry["cause"], entry["who"]) == (TAG, "reflex")
+    assert (entry["cause"], entry["who"]) == (f"{TAG} {payload['counter']}", "reflex")
 
 
 def test_an_event_that_is_delivered_twice_has_one_effect(stand, fleet):
