@@ -16,6 +16,7 @@ from saltern import artifact, members
 from saltern.fleet import Fleet
 from saltern.registry import JOURNAL, Registry
 from saltern.stepping import look
+from saltern.up import FLAGS
 
 PRODUCT = REPOSITORY / "services/product"
 # Where a release answers what the load asks for.
@@ -55,7 +56,7 @@ def deploy(
         assert text.count(ROUTE) == 1
         # What was aborted in an earlier run never starts again: every run has releases of its own.
         (package / "app.py").write_text(text.replace(ROUTE, ROUTE + lines) + f"\n# {uuid.uuid4()}\n")
-        return put(artifact.build(fleet, package, PRODUCT / "requirements.txt", "r"))
+        return put(artifact.build(fleet, (package, FLAGS), PRODUCT / "requirements.txt", "r"))
 
     yield change
     put(kept)
@@ -68,7 +69,7 @@ def load(live: Live, folder: Path) -> Iterator[None]:
     """Some three hundred requests a second, for as long as it takes."""
     script = folder / "steady.lua"
     script.write_text("function delay() return 40 end\n")
-    command = ["wrk", "-t1", "-c16", "-d120s", "-s", str(script), f"{live.product}version"]
+    command = ["wrk", "-t1", "-c16", "-d120s", "-s", str(script), f"{live.product.rstrip('/')}:80/version"]
     wrk = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         yield

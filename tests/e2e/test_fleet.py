@@ -54,7 +54,7 @@ def failed_requests(text: str) -> int:
 
 def start_load(live: Live, seconds: int, connections: int = 16) -> subprocess.Popen:
     return subprocess.Popen(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s", f"{live.product}version"],
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s", f"{live.product.rstrip('/')}:80/version"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 

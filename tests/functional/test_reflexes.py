@@ -81,6 +81,7 @@ def test_an_event_from_before_another_one_is_a_replay_and_told(stand, fleet):
     reflex = runner("reflex", fleet)
     older = signed(fleet)
     assert reflex.canary_off(TAG, "staging1", signed(fleet))["changed"] is True
+    stand.await_share(0)
     runner("canary", fleet).on("looked at it")
     stand.await_share(30)
     assert "was used before" in reflex.canary_off(TAG, "staging1", older)["error"]
