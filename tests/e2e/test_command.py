@@ -55,7 +55,13 @@ def test_an_interrupted_up_is_resumed_beside_another_fleet_and_down_leaves_nothi
         "proxy1,redis1,prod1,prod2",
     ]
     first = subprocess.Popen(
-        arguments, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, start_new_session=True
+        arguments,
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Whoever runs the tests in a shell's background has it ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in first.stderr:
         if "prod1 booted" in line:

@@ -151,4 +151,8 @@ def test_controller_haproxy_and_redis_may_go_while_requests_run(live: Live) -> N
             for each in starts:
                 each.join()
         wait_for(lambda: admin(live, "GET", "health", token="read")[0] == 200, 60, "all is well again")
-    assert {row["phase"] for row in runner(live, "fleet.status")["instances"].values()} == {"ready"}
+    wait_for(
+        lambda: {row["phase"] for row in runner(live, "fleet.status")["instances"].values()} == {"ready"},
+        30,
+        "every instance is ready",
+    )

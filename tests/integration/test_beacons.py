@@ -51,7 +51,8 @@ def test_a_machine_that_feels_pressure_turns_the_canary_off_and_raises_an_alert(
     (reaction,) = bus.reactions(1, "reflex")
     assert reaction["success"], reaction["return"]
     latch = Registry(registry_empty).snapshot().latches["canary"]
-    assert latch.reason.startswith("staging1 memory ") and latch.cause == HIGH
+    assert latch.reason.startswith("staging1 memory ")
+    assert latch.cause == events.cause(HIGH, event["counter"])
     (alert,) = until(AlertStore(registry_empty).all, "an alert")
     assert (alert.name, alert.subject, alert.firing, alert.undo) == (
         "MemoryHigh", "staging1", True, "salt-run canary.on",

@@ -174,7 +174,7 @@ def test_a_product_that_starts_while_redis_is_away_has_its_flags(make_product, s
     product = make_product()
     set_flags(site_title="Kept")
     poll(lambda: serves(product, "<h1>Kept</h1>"))
-    poll(lambda: json.loads((product.folder / "state" / "flags.json").read_text())["flags"]["site_title"])
+    poll(lambda: "Kept" in (product.folder / "state" / "flags.json").read_text())
     redis_server.kill()
     product.end()
     product.start()
