@@ -1,6 +1,5 @@
 """Feature flags in the product: on a real Redis, over WSGI and in real workers."""
 
-import json
 import re
 import subprocess
 
