@@ -1,4 +1,4 @@
-"""Calling functions on machines over the bus: answers are matched, what is missed is said again, what hangs is ended."""
+"""Calling functions on machines over the bus: answers are matched, what is missed said again, what hangs is ended."""
 
 from __future__ import annotations
 
