@@ -262,7 +262,10 @@ def test_the_flags_of_a_new_fleet_are_seeded_by_the_proxy_and_asked_about_in_a_d
 
 @pytest.mark.parametrize(
     ("file", "key", "state"),
-    [("agent/init.sls", "agent", "Python for the agent"), ("product/unpack.sls", "release", "Python for the product")],
+    [
+        ("agent/init.sls", "agent", "Python for the agent"),
+        ("product/unpack.sls", "release", "Python for the product"),
+    ],
 )
 @pytest.mark.parametrize("platform", ["any", artifact.SOABI, "cpython-27-vax"])
 def test_an_artifact_for_another_python_is_refused_before_it_is_unpacked(told, file, key, state, platform):
