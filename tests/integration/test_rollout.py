@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from salt.utils.event import get_event
-from saltern import artifact
+from saltern import artifact, rollouts
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY
 from saltern.jobs import Jobs
@@ -97,6 +97,28 @@ def test_what_is_not_possible_is_said_in_one_line(
     answer = rollout(*arguments, status=1)
     assert words in answer["error"] and "\n" not in answer["error"]
     assert not registry.client.exists("saltern:queue")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"release": "r77", "wait": 0, "by": "jo", "batch": 2}, ""),
+        ({"release": "r78"}, "release 'r78': not kept"),
+        ({"state": "../etc"}, "not the name of a state"),
+    ],
+)
+def test_a_roll_can_be_a_step_of_an_orchestration(
+    minions: Any, run_in: Callable, registry: Registry, given: dict, words: str
+) -> None:
+    done = run_in(
+        "salt-run", "--out=json", "state.orchestrate", "orch.rolling", f"pillar={json.dumps(given)}"
+    )
+    assert done.returncode == (1 if words else 0), done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    queued = rollouts.rolls(registry.client)
+    assert words in done.stdout and len(queued) == (0 if words else 1)
+    for roll in queued:
+        assert (roll.args["release"], roll.by, roll.args["options"]) == ("r77", "jo", {"batch": 2})
 
 
 @pytest.fixture
