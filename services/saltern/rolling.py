@@ -153,7 +153,7 @@ class Roller:
         return {"machines": list(plan.order), "was": plan.previous, "by": work.intent.by}
 
     def stage(self, plan: Plan, name: str, work: Work) -> Facts:
-        """Have the release on every disk before the first machine is taken out of traffic."""
+        """Have the release on every disk before the first machine is taken out of traffic for it."""
         seconds = self._settings().apply_s
         faults = self.hands.stage(plan.order, plan.name, seconds, self._alive(work)) if plan.order else {}
         return {FAILED: _first(faults)} if faults else {"machines": list(plan.order)}

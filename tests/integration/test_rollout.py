@@ -13,6 +13,7 @@ from salt.utils.event import get_event
 from saltern import artifact, rollouts
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY
+from saltern.hands import FleetHands
 from saltern.jobs import Jobs
 from saltern.registry import Registry
 
@@ -176,3 +177,24 @@ def test_nobody_to_call_at_all_answers_nothing(jobs: Jobs) -> None:
         assert jobs.call(["prod9"], "test.ping", seconds=2) == {}
     except SalternError as error:
         assert "prod9" in str(error)
+
+
+def test_a_release_is_fetched_to_the_machines_and_one_that_is_not_there_is_said(
+    jobs: Jobs, fleet: Any
+) -> None:
+    path = fleet.files / NEW.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    artifact.keep(fleet, NEW)
+    hands = FleetHands(fleet, jobs)
+    missing = hands.stage(["prod1", "ops1"], NEW.id, 60, lambda: None)
+    assert missing == dict.fromkeys(("prod1", "ops1"), "salt://artifacts/r77.tar.gz did not get there")
+    path.write_bytes(b"a release")
+    try:
+        assert hands.stage(["prod1", "ops1"], NEW.id, 60, lambda: None) == {}
+    finally:
+        path.unlink()
+
+
+def test_states_are_applied_and_what_goes_wrong_is_said_by_machine(jobs: Jobs, fleet: Any) -> None:
+    faults = FleetHands(fleet, jobs).apply(["prod1"], "no.such.state", 60, lambda: None)
+    assert list(faults) == ["prod1"] and "no.such.state" in faults["prod1"]
