@@ -3,7 +3,7 @@
 {% set agent = pillar['agent'] %}
 {% set agent_home = '/opt/saltern/agent/' ~ agent['id'] %}
 
-{{ fits('Python for the agent', agent) }}
+{{ fits('Python for the agent', agent, agent_home) }}
 agent on disk:
   archive.extracted:
     - name: {{ agent_home }}

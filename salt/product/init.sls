@@ -21,7 +21,7 @@ product state folder:
     - require:
       - user: product user
 
-{{ fits('Python for the product', release) }}
+{{ fits('Python for the product', release, home) }}
 # Verified by its hash, unpacked beside the old one, then switched to: the old release stays for an instant rollback.
 product release on disk:
   archive.extracted:
