@@ -11,3 +11,4 @@ base:
     - beacons
     - alerts
     - scaling
+    - rollout

@@ -7,8 +7,19 @@ The conductor: reads the event bus itself, and does what takes long, one thing a
       - conductor: {}
 """
 
+import salt.client
+import salt.exceptions
 import salt.utils.event
 from saltern import conducting
+from saltern.errors import SalternError
+
+
+def _publish(jid, ids, function, arguments, keywords):
+    try:
+        with salt.client.get_local_client(mopts=__opts__) as client:
+            client.run_job(list(ids), function, arguments, tgt_type="list", jid=jid, kwarg=keywords)
+    except salt.exceptions.SaltException as error:
+        raise SalternError(f"{function} on {', '.join(ids)}: {error}") from error
 
 
 def start():
@@ -22,4 +33,5 @@ def start():
             __opts__["saltern_state_dir"],
             listen=lambda seconds: bus.get_event(wait=seconds, full=True, auto_reconnect=True),
             fire=lambda tag, data: voice.fire_event(data, tag),
+            publish=_publish,
         )

@@ -3,6 +3,9 @@
 An artifact is a tar.gz of a folder that Python can import from as it stands: the code and every dependency at its
 locked version. The id is the hash of the content; the same source makes the same bytes.
 
+Two files in the fleet's state folder say what there is: ``releases.json`` what runs where by the fleet's wish, and
+``catalogue.json`` every release that was kept, the oldest first, and what each pool ran, the last one last.
+
 Where every dependency is pure Python the artifact runs anywhere. One with native code runs on the Python it was built
 with: this host's own, which is that of the machines too, because their image is made of the host's release. The
 artifact says which Python that is, and a machine with another one refuses it before anything is switched.
@@ -19,8 +22,9 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from saltern.errors import SalternError
@@ -31,6 +35,8 @@ from saltern.shell import run
 # The last file in the archive: a folder that has it was unpacked whole.
 MARKER = "RELEASE"
 POOLS = ("prod", "canary")
+# How many of the releases that a pool ran are remembered, of each change one.
+RAN_LENGTH = 50
 # The `platform` of an artifact without native code.
 ANY = "any"
 # How Python names its kind of extension module, such as cpython-311-x86_64-linux-gnu.
@@ -178,7 +184,8 @@ def _add(made: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def releases(fleet: Fleet) -> dict[str, Artifact]:
-    """What runs where by the fleet's wish: `agent`, and one release for each pool.
+    """What runs where by the fleet's wish: `agent`, one release for each pool, and for a machine that is to run another
+    one than its pool, that one by the machine's id.
 
     :raises SalternError: the file is there but cannot be read
     """
@@ -193,9 +200,106 @@ def releases(fleet: Fleet) -> dict[str, Artifact]:
         ) from error
 
 
-def want(fleet: Fleet, changes: dict[str, Artifact]) -> None:
-    """Write down what shall run where; the machines follow at their next highstate."""
+def want(fleet: Fleet, changes: Mapping[str, Artifact], *, drop: Iterable[str] = ()) -> None:
+    """Write down what shall run where, in one step; the machines follow at their next highstate.
+
+    :param changes: by `agent`, pool or machine
+    :param drop: machines that shall run what their pool runs
+    """
     with fleet.locked("releases"):
-        table = {**releases(fleet), **changes}
-        text = json.dumps({name: a.__dict__ for name, a in sorted(table.items())}, indent=1)
+        gone = set(drop)
+        table = {name: a for name, a in releases(fleet).items() if name not in gone} | dict(changes)
+        book = _catalogue(fleet)
+        text = json.dumps({name: asdict(a) for name, a in sorted(table.items())}, indent=1)
         write_atomically(fleet.state_dir / "releases.json", text + "\n")
+        now = round(time.time(), 3)
+        for pool in (name for name in POOLS if name in changes):
+            release = changes[pool]
+            if release.id not in book.kept:
+                book.kept[release.id] = Kept(release, now)
+            ran = book.ran.setdefault(pool, [])
+            if ran[-1:] != [release.id]:
+                book.ran[pool] = [*ran, release.id][-RAN_LENGTH:]
+        _write(fleet, book)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A release in the catalogue.
+
+    :ivar at: when it was kept, unix seconds
+    :ivar branch: where it comes from; :ivar commit: of the product's repository; :ivar author: whose change it is
+    """
+
+    artifact: Artifact
+    at: float
+    branch: str = ""
+    commit: str = ""
+    author: str = ""
+
+
+@dataclass
+class _Catalogue:
+    """What ``catalogue.json`` holds, the oldest first."""
+
+    kept: dict[str, Kept]
+    ran: dict[str, list[str]]
+
+
+def _catalogue(fleet: Fleet) -> _Catalogue:
+    path = fleet.state_dir / "catalogue.json"
+    try:
+        table = json.loads(path.read_text())
+        kept = {
+            id_: Kept(**{**values, "artifact": Artifact(**values["artifact"])})
+            for id_, values in table["kept"].items()
+        }
+        return _Catalogue(kept, {pool: [str(id_) for id_ in ran] for pool, ran in table["ran"].items()})
+    except FileNotFoundError:
+        return _Catalogue({}, {})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SalternError(
+            f"{path}: not a catalogue of releases ({error!r}); without this file it starts afresh"
+        ) from error
+
+
+def _write(fleet: Fleet, book: _Catalogue) -> None:
+    table = {"kept": {id_: asdict(kept) for id_, kept in book.kept.items()}, "ran": book.ran}
+    write_atomically(fleet.state_dir / "catalogue.json", json.dumps(table, indent=1) + "\n")
+
+
+def keep(fleet: Fleet, artifact: Artifact, *, branch: str = "", commit: str = "", author: str = "") -> None:
+    """Put a release into the catalogue, as its newest; one that was in it is so again, with what is said of it now."""
+    with fleet.locked("releases"):
+        book = _catalogue(fleet)
+        book.kept.pop(artifact.id, None)
+        book.kept[artifact.id] = Kept(artifact, round(time.time(), 3), branch, commit, author)
+        _write(fleet, book)
+
+
+def kept(fleet: Fleet) -> dict[str, Kept]:
+    """Every release there is, the oldest first: those that were kept and those that run somewhere.
+
+    :raises SalternError: a file cannot be read
+    """
+    found = dict(_catalogue(fleet).kept)
+    running = [a for name, a in releases(fleet).items() if name != "agent" and a.id not in found]
+    return {a.id: Kept(a, 0.0) for a in running} | found
+
+
+def known(fleet: Fleet) -> dict[str, Artifact]:
+    """Every release there is, by id, the oldest first.
+
+    :raises SalternError: a file cannot be read
+    """
+    return {id_: each.artifact for id_, each in kept(fleet).items()}
+
+
+def before(fleet: Fleet, pool: str) -> str | None:
+    """The release that a pool ran before the one it runs by the fleet's wish; None when there was none.
+
+    :raises SalternError: a file cannot be read
+    """
+    now = releases(fleet).get(pool)
+    ran = [id_ for id_ in _catalogue(fleet).ran.get(pool, ()) if now is None or id_ != now.id]
+    return ran[-1] if ran else None

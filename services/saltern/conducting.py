@@ -18,8 +18,12 @@ from saltern.alert_store import Alert, AlertStore
 from saltern.conductor import Conductor, Settings
 from saltern.errors import SalternError
 from saltern.fleet import Fleet
+from saltern.hands import FleetHands
+from saltern.jobs import Jobs, Publish
 from saltern.members import link
-from saltern.provisioning import Alarm, SaltCloud
+from saltern.provisioning import KINDS, Alarm, SaltCloud
+from saltern.rolling import Roller
+from saltern.rollouts import Settings as RollSettings
 from saltern.samples import Recorder
 from saltern.stepping import Settings as StepSettings
 from saltern.stepping import Stepper
@@ -65,7 +69,7 @@ def keep(store: AlertStore, about: Alarm) -> None:
             store.did(about.name, about.subject, about.done, about.undo)
         # Alarms of one kind are one mail: what breaks one machine's making mostly breaks the next one's.
         alert = Alert(about.name, about.subject, about.name, about.severity, about.summary)
-        store.fire(alert, cause=about.cause)
+        store.fire(alert, cause=about.cause, expires_s=about.expires_s)
     except redis.RedisError as error:
         log.error("%s of %s: not kept, so not mailed: %s", about.name, about.subject, error)
 
@@ -75,6 +79,7 @@ def conduct(
     *,
     listen: Callable[[float], Mapping[str, Any] | None],
     fire: Callable[[str, dict[str, Any]], object],
+    publish: Publish,
 ) -> None:
     """Run the conductor and the canary's steps of the fleet kept in `state_dir`, until the master that started this is
     gone.
@@ -84,6 +89,7 @@ def conduct(
 
     :param listen: waits up to so many seconds for an event: tag and data, or None
     :param fire: puts an event on the bus; called from this thread alone
+    :param publish: sends a job to minions, called from any thread; what they answer is an event
     :raises Exception: whatever a worker could not deal with; the master starts the engine again
     """
     fleet = Fleet.load(state_dir)
@@ -102,10 +108,15 @@ def conduct(
     # An engine that outlived its master must end first: two would both believe to be the only one.
     with fleet.locked("conductor"):
         kept = secrets.load(fleet)["events"]
+        jobs = Jobs(publish)
+        roller = Roller(
+            FleetHands(fleet, jobs),
+            PillarSettings(fleet.pillar_dir, lambda pillar: RollSettings.from_pillar(pillar["rollout"])),
+        )
         conductor = Conductor(
             client, SaltCloud(fleet), kept,
             PillarSettings(fleet.pillar_dir, lambda pillar: Settings.from_pillar(pillar["scaling"])),
-            fire=say, alarm=alarm,
+            fire=say, alarm=alarm, kinds={**KINDS, **roller.kinds()},
         )  # fmt: skip
         recorder = Recorder(client, kept)
         stepper = Stepper(
@@ -120,6 +131,7 @@ def conduct(
             except BaseException as error:  # noqa: BLE001 - raised again below, in the engine's own thread
                 failed.append(error)
 
+        listeners = (recorder.hear, jobs.hear, conductor.hear)
         workers = (("conductor", conductor.run), ("steps", stepper.run))
         threads = [
             threading.Thread(target=run, args=(work,), name=name, daemon=True) for name, work in workers
@@ -129,8 +141,9 @@ def conduct(
         try:
             while all(thread.is_alive() for thread in threads) and os.getppid() == master:
                 event = listen(LISTEN_SECONDS)
-                if event and not recorder.hear(event["tag"], event["data"]):
-                    conductor.hear(event["tag"], event["data"])
+                if event:
+                    # The first that it is for takes it.
+                    any(hear(event["tag"], event["data"]) for hear in listeners)
                 while not said.empty():
                     fire(*said.get())
         finally:

@@ -36,6 +36,7 @@ from saltern.provisioning import (
     SIZES,
     WHO,
     Alarm,
+    Ended,
     Interrupted,
     Kind,
     Limits,
@@ -356,18 +357,25 @@ class Conductor:
             floor=lambda pool: settings.floors.get(pool, 1),
         )  # fmt: skip
         try:
-            for name, act in kind.steps:
+            for name, act in kind.each(work):
+                last = name
                 if name in work.facts:
                     continue
                 self.hook(f"{intent.kind}.{name}:before")
                 found = act(work)
                 self.hook(f"{intent.kind}.{name}:acted")
+                subject, _, what = name.rpartition("/")
                 # A step that found nothing to do is no news.
-                line = f"{intent.kind}.{name}" if any(found.values()) else ""
-                work.facts[name] = self.queue.record(id_, name, found, kind=line, subject=intent.pool)
+                line = f"{intent.kind}.{what.partition('#')[0]}" if any(found.values()) else ""
+                work.facts[name] = self.queue.record(
+                    id_, name, found, kind=line, subject=subject or intent.pool
+                )
                 self.hook(f"{intent.kind}.{name}:recorded")
         except Interrupted:
             return intent
+        except Ended as ended:
+            self.queue.finish(id_, "failed", {}, str(ended))
+            return None
         except Refused as refused:
             self._undo(kind, work, str(refused))
             self.queue.finish(id_, "refused", {}, str(refused))
@@ -376,7 +384,6 @@ class Conductor:
         except (SalternError, RegistryError) as error:
             return self._failed(kind, work, settings, str(error))
         self._remember(intent, scaling.Memory.succeeded)
-        last = kind.steps[-1][0]
         if self.queue.finish(id_, "done", work.facts[last]) and self.client.srem(FAILED, self._name(intent)):
             self.alarm(
                 Alarm("IntentFailed", self._name(intent), f"{self._name(intent)} works again", firing=False)
@@ -406,7 +413,7 @@ class Conductor:
             )
         )
         failed = {"kind": intent.kind, "pool": intent.pool, "error": error}
-        self.fire("saltern/scale/failed", {**failed, "intent": intent.id, "cause": intent.journal})
+        self.fire(kind.failed_tag, {**failed, "intent": intent.id, "cause": intent.journal})
         self.queue.finish(intent.id, "failed", {}, error)
         return None
 

@@ -255,7 +255,8 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
     wanted = artifact.releases(fleet)
     if pool := POOL_OF_ROLE.get(role):
         told["machine"]["pool"] = pool
-        told["release"] = _as_pillar(wanted, pool)
+        # While a release is rolled over a pool, a machine has one of its own.
+        told["release"] = _as_pillar(wanted, minion_id if minion_id in wanted else pool)
     if role == "ops" and (path := load(fleet.pillar_dir)["ops"]["mail"]["password_file"]):
         told["secrets"]["smarthost"] = _password(Path(path))
     if role in ("proxy", "ops", "redis"):
@@ -299,6 +300,10 @@ def modules_revision(root: Path = REPOSITORY / "salt") -> str:
 def _as_pillar(wanted: Mapping[str, artifact.Artifact], name: str) -> dict[str, str]:
     if name not in wanted:
         raise SalternError(f"release of {name!r}: none was built; `./saltern up` builds it")
-    chosen = wanted[name]
+    return as_pillar(wanted[name])
+
+
+def as_pillar(chosen: artifact.Artifact) -> dict[str, str]:
+    """An artifact as states read it."""
     source = f"salt://{chosen.file}"
     return {"id": chosen.id, "sha256": chosen.sha256, "source": source, "platform": chosen.platform}

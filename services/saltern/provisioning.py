@@ -10,7 +10,7 @@ import fcntl
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,10 @@ POLL_SECONDS = 0.2
 
 class Refused(Exception):
     """An intent that should not be carried out, now that the facts have been looked at again; the text says why."""
+
+
+class Ended(Exception):
+    """An intent that came to a bad end which has been dealt with and told already; the text says why."""
 
 
 class Interrupted(Exception):
@@ -227,6 +231,7 @@ class Alarm:
     :ivar done: what the fleet did already
     :ivar undo: the command that takes that back
     :ivar firing: False: it is over
+    :ivar expires_s: seconds after which it is over by itself; 0 is never
     """
 
     name: str
@@ -237,6 +242,7 @@ class Alarm:
     undo: str = ""
     cause: str = ""
     firing: bool = True
+    expires_s: float = 0.0
 
 
 @dataclass
@@ -576,15 +582,23 @@ class Kind:
     """What an intent of a kind does.
 
     :ivar priority: lower goes first
+    :ivar steps: in order; or what says which is next once the one before is written down. A step named
+        ``subject/what#number`` is told of its subject in the journal, others of the pool
     :ivar urgent: not held up by what its pool is at work on
     :ivar undo: called when it is given up; :ivar undone: what has been done then, for a person
+    :ivar failed_tag: the event that says that it was given up
     """
 
     priority: int
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...] | Callable[[Work], Iterator[Step]]
     urgent: bool = False
     undo: Callable[[Work, str], None] | None = None
     undone: str = "nothing more"
+    failed_tag: str = "saltern/scale/failed"
+
+    def each(self, work: Work) -> Iterator[Step]:
+        """The steps, in order."""
+        return self.steps(work) if callable(self.steps) else iter(self.steps)
 
 
 KINDS: Mapping[str, Kind] = {

@@ -112,3 +112,79 @@ def test_a_table_of_releases_that_is_none_is_named_and_not_overwritten(fleet, te
         with pytest.raises(SalternError, match=r"releases\.json: not a table of releases"):
             act(fleet)
     assert path.read_text() == text
+
+
+# --- the catalogue
+
+
+def release(name: str) -> Artifact:
+    return Artifact(name, "4" * 64, f"artifacts/{name}.tar.gz")
+
+
+def test_what_runs_is_in_the_catalogue_and_so_is_what_is_kept_oldest_first(fleet):
+    first = artifact.releases(fleet)["prod"]
+    artifact.keep(fleet, release("rb"), branch="staging", commit="c0ffee", author="Jo <jo@example.org>")
+    artifact.keep(fleet, release("ra"))
+    known = artifact.known(fleet)
+    assert list(known)[-2:] == ["rb", "ra"]
+    assert first.id in known and artifact.releases(fleet)["agent"].id not in known
+    kept = artifact.kept(fleet)["rb"]
+    assert (kept.branch, kept.commit, kept.author) == ("staging", "c0ffee", "Jo <jo@example.org>")
+
+
+def test_a_release_that_is_kept_again_is_the_newest_again(fleet):
+    for name in ("ra", "rb", "ra"):
+        artifact.keep(fleet, release(name), branch=name)
+    assert list(artifact.known(fleet))[-2:] == ["rb", "ra"]
+
+
+def test_what_ran_stays_in_the_catalogue_when_something_else_runs(fleet):
+    for name in ("ra", "rb"):
+        artifact.want(fleet, {"prod": release(name)})
+    assert {"ra", "rb"} <= artifact.known(fleet).keys()
+
+
+@pytest.mark.parametrize(
+    ("ran", "before"),
+    [
+        (["r1"], None),
+        (["r1", "r1"], None),
+        (["r1", "r2"], "r1"),
+        (["r1", "r2", "r3"], "r2"),
+        (["r1", "r2", "r1"], "r2"),
+        (["r1", "r2", "r2"], "r1"),
+    ],
+)
+def test_what_a_pool_ran_before_is_the_last_other_release(fleet, ran, before):
+    (fleet.state_dir / "releases.json").unlink()
+    (fleet.state_dir / "catalogue.json").unlink()
+    for name in ran:
+        artifact.want(fleet, {"prod": release(name)})
+    assert artifact.before(fleet, "prod") == before
+    assert artifact.before(fleet, "canary") is None
+
+
+def test_machines_get_releases_of_their_own_and_give_them_up_in_one_step_with_the_pool(fleet):
+    artifact.want(fleet, {"prod1": release("ra"), "prod2": release("ra")})
+    assert artifact.releases(fleet)["prod1"].id == "ra"
+    artifact.want(fleet, {"prod": release("ra")}, drop=["prod1", "prod2", "prod9"])
+    left = artifact.releases(fleet)
+    assert left["prod"].id == "ra" and not {"prod1", "prod2"} & left.keys()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"kept": {}}', '{"kept": {"r": {}}, "ran": {}}', '{"kept": 1, "ran": 2}']
+)
+def test_a_catalogue_that_is_none_is_named_and_nothing_is_overwritten(fleet, text):
+    path = fleet.state_dir / "catalogue.json"
+    path.write_text(text)
+    before = (fleet.state_dir / "releases.json").read_text()
+    for act in (
+        artifact.known,
+        lambda fleet: artifact.keep(fleet, release("ra")),
+        lambda fleet: artifact.want(fleet, {"prod": release("ra")}),
+    ):
+        with pytest.raises(SalternError, match=r"catalogue\.json: not a catalogue of releases"):
+            act(fleet)
+    assert path.read_text() == text
+    assert (fleet.state_dir / "releases.json").read_text() == before

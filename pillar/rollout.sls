@@ -1,0 +1,57 @@
+# How a release, or any other change, goes over machines one after the other (salt-run rollout.start).
+# Where a value is "a number or per cent", 2 is two machines and 40% is two of five, rounded down, never less than one.
+rollout:
+
+  # Machines that are worked on at once: a number or per cent.
+  batch: 1
+  # Machines of a pool that may be out of traffic at once, whoever took them out: a number or per cent.
+  max_unavailable: 1
+  # Which goes first: load, the one with the fewest requests open; id, the one with the lowest number.
+  order: load
+  # A machine that fails goes back to its old release in any case. back: those that are done go back too, the last one
+  # first. stop: they keep the new one, for a person to decide.
+  on_failure: back
+  # What a machine applies for a new release: true, its whole highstate; false, the state of the product alone.
+  highstate: true
+
+  # Seconds a machine must have answered well through the proxy before the next is taken.
+  min_healthy_s: 3
+  # Seconds all of them must have done so after the last one, before it counts as done: what dies young dies here.
+  steady_s: 6
+  # Seconds the requests a machine has may take before they are cut.
+  drain_s: 30
+  # Seconds a machine may take to apply its states; what is not done by then is ended.
+  apply_s: 90
+  # Seconds the product may take to answer once they are applied, and again to be healthy as the proxy sees it.
+  serve_s: 30
+  # Seconds the whole may take until the last machine is taken.
+  deadline_s: 900
+
+  # What is looked at before each machine. salt-run rollout.start gates=False does without.
+  gates:
+    # Alerts that nothing is rolled under, by name (salt-run alert.list shows them).
+    alerts: [MachineLost, MemoryHigh]
+    # Seconds to wait for these to be over, and for machines that others took out to be back.
+    wait_s: 30
+    # Per cent of the requests to the pool, since the roll began, that may have been answered with 5xx ...
+    errors_percent: 1.0
+    # ... and how many of those always may.
+    errors_min: 5
+
+  # When nothing new is rolled, in UTC; force=True does all the same, and going back always may. What is under way when
+  # one begins is finished. Each has a reason, and any of these, all of which must hold:
+  #   days: [sat, sun]             days of the week
+  #   hours: ["22:00", "06:00"]    from, to; a night belongs to the day on which it began
+  #   dates: ["2026-12-23", "2027-01-02"]    first and last day
+  freeze: []
+
+  # Going back to a release (salt-run rollout.rollback). It is on the disks, so it is fast: only the product is switched.
+  rollback:
+    batch: 40%
+    max_unavailable: 40%
+    min_healthy_s: 1
+    steady_s: 1
+
+  # Where a machine's product says which release it is (JSON, "release"), and that it is well (status 200).
+  version_path: /version
+  health_path: /health
