@@ -4,4 +4,5 @@ from __future__ import annotations
 
 BUILDS = "saltern:builds"
 """Hash: build id → JSON of what ops1 signed (result, ref, commit, release, sha256, size, platform, author, pusher, why)
-and `at`, unix seconds when it was heard."""
+and `at`, unix seconds when it was heard; then `rollout`, the intent that brings it to machines, or why that was
+`refused`."""

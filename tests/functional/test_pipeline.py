@@ -526,8 +526,9 @@ def test_who_is_not_of_the_fleets_network_is_told_nothing(make_stand):
     stand = make_stand(subnet="10.99.0.0/24")
     app = web.make_app(stand.start())
     answers = []
-    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/builds", "SERVER_NAME": "", "REMOTE_ADDR": "10.98.0.1",
-               "wsgi.errors": sys.stderr, "wsgi.input": None, "SERVER_PORT": "1", "wsgi.url_scheme": "http"}  # fmt: skip
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/builds", "SERVER_NAME": "", "SERVER_PORT": "1",
+               "REMOTE_ADDR": "10.98.0.1",
+               "wsgi.errors": sys.stderr, "wsgi.input": None, "wsgi.url_scheme": "http"}  # fmt: skip
     body = b"".join(app(environ, lambda status, headers, *_: answers.append(status)))
     assert answers[0].startswith("403") and b"not of the fleet" in body
     body = b"".join(

@@ -27,7 +27,7 @@ ROLES = {
     "redis1": ["common", "redis"],
     "prod1": ["common", "product"],
     "staging1": ["common", "product"],
-    "ops1": ["common", "ops"],
+    "ops1": ["common", "ops", "pipeline"],
 }
 
 

@@ -44,7 +44,8 @@ def compose(build: Build, log: str, settings: Mapping[str, Any], fleet: str, url
         "  deployed nothing: what ran before runs on",
         f"  all      {url}/{build.id}",
     ]
-    message.set_content("\n".join([*about, "", failing_part(log), ""]))
+    shown = [_line(line, 500) for line in failing_part(log).splitlines()]
+    message.set_content("\n".join([*about, "", *shown, ""]))
     return message
 
 

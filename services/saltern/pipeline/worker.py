@@ -32,6 +32,7 @@ from saltern import artifact
 from saltern.builds import BUILDS
 from saltern.errors import SalternError
 from saltern.fleet import write_atomically
+from saltern.intents import INTENT
 from saltern.notify import notify
 from saltern.pipeline import mails, refs, settings
 from saltern.pipeline.records import Build, Records, collectable, forgettable, superseded
@@ -411,22 +412,30 @@ class Worker:
         for build in waiting:
             pool = [i for i in instances.values() if i.pool == build.target]
             on = sorted(i.id for i in pool if i.release == build.release and i.want == "ready")
-            late = self.now() - build.ended > self.config.serve_s
-            newer = any(
-                b.target == build.target and b.state == "passed" and b.release != build.release
-                and (b.created, b.id) > (build.created, build.id)
-                for b in self.builds()
-            )  # fmt: skip
             if pool and len(on) == len(pool):
                 took = self.now() - build.ended
                 done = {"name": "deploy", "seconds": round(took, 2), "words": f"serves on {', '.join(on)}"}
                 self._save(replace(build, serving="serving", stages=(*build.stages, done)))
                 self.records.say(build.id, f"-- serving on {', '.join(on)} after {took:.1f} s\n")
-            elif newer or late:
-                why = "a newer release is on its way" if newer else f"not within {self.config.serve_s:g} s"
-                why += "; salt-run rollout.status tells how far it is"
+            elif why := self._not_serving(build):
                 self._save(replace(build, serving=why))
                 self.records.say(build.id, f"-- {why}\n")
+
+    def _not_serving(self, build: Build) -> str:
+        """Why a release that passed will not serve, as far as it is known; empty while it may."""
+        assert self.client is not None
+        heard = json.loads(self.client.hget(BUILDS, build.id) or "{}")
+        if "refused" in heard:
+            return str(heard["refused"])
+        if rollout := heard.get("rollout"):
+            state, error = self.client.hmget(INTENT + rollout, "state", "error")
+            if state in ("failed", "refused"):
+                return f"rollout {state}: {error}"
+        if self.now() - build.ended > self.config.serve_s:
+            return (
+                f"not serving within {self.config.serve_s:g} s; salt-run rollout.status tells how far it is"
+            )
+        return ""
 
     def _collect(self) -> None:
         builds = self.builds()
