@@ -8,7 +8,7 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -87,8 +87,13 @@ def build_parts(fleet: Fleet) -> dict[str, Artifact]:
         ("wheels", "w", artifact.archive(wheels(), level=0)),
     ):
         made[name] = artifact.store(fleet, artifact.described(content, prefix, artifact.ANY), content)
-    write_atomically(_parts_file(fleet), json.dumps({n: asdict(a) for n, a in made.items()}, indent=1) + "\n")
+    keep_parts(fleet, made)
     return made
+
+
+def keep_parts(fleet: Fleet, made: Mapping[str, Artifact]) -> None:
+    """Write down what ops1 is given."""
+    write_atomically(_parts_file(fleet), json.dumps({n: asdict(a) for n, a in made.items()}, indent=1) + "\n")
 
 
 def _parts_file(fleet: Fleet) -> Path:

@@ -115,7 +115,8 @@ def test_what_a_build_machine_says_is_taken_when_all_of_it_is_right():
     "change",
     [
         {"build": "../x"}, {"build": 7}, {"result": "done"}, {"result": None}, {"ref": "refs/heads/{{x}}"},
-        {"ref": "staging"}, {"commit": "HEAD"}, {"commit": A + "\n"}, {"release": "r1"}, {"release": f"r{'d' * 12}"}, {"release": ""},
+        {"ref": "staging"}, {"commit": "HEAD"}, {"commit": A + "\n"},
+        {"release": "r1"}, {"release": f"r{'d' * 12}"}, {"release": ""},
         {"sha256": "c"}, {"sha256": ""}, {"size": -1}, {"size": True}, {"size": "1"}, {"size": 2**40}, {"size": 0},
         {"platform": "a b"}, {"platform": ""}, {"author": "a\nb"}, {"author": "x" * 201}, {"author": None}, {"more": 1},
     ],
