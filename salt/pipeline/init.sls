@@ -58,13 +58,20 @@ keys that may push:
     - require:
       - pkg: git and ssh packages
 
+checker of ssh configurations:
+  file.managed:
+    - name: /usr/local/sbin/check-sshd-config
+    - source: salt://pipeline/check-sshd-config
+    - mode: '0755'
+
 ssh configuration:
   file.managed:
     - name: /etc/ssh/sshd_config
     - source: salt://pipeline/sshd_config.j2
     - template: jinja
-    - check_cmd: /usr/sbin/sshd -t -f
+    - check_cmd: /usr/local/sbin/check-sshd-config
     - require:
+      - file: checker of ssh configurations
       - file: host key of this machine
 
 ssh:
