@@ -11,6 +11,7 @@ The artifact is packed, and sent, before any code of the product's tests runs.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -64,6 +65,7 @@ class Wire:
 
     def __init__(self, link: socket.socket) -> None:
         self.link = link
+        self.over = False
         self._lock = threading.Lock()
 
     def _send(self, message: Mapping[str, Any], content: bytes = b"") -> None:
@@ -83,6 +85,7 @@ class Wire:
         self._send({"file": name, "bytes": len(content), **about}, content)
 
     def result(self, **values: object) -> None:
+        self.over = True
         self._send({"result": values})
 
 
@@ -238,6 +241,8 @@ class Steps:
                 artifact.install(lock, half, Path(self.order.wheels))
                 for program in (half / "bin").glob("*"):
                     program.chmod(0o755)
+                # Once here, so that not every build does it.
+                compileall.compile_dir(half, quiet=2)
                 half.rename(kept)
             finally:
                 shutil.rmtree(half, ignore_errors=True)
@@ -360,15 +365,16 @@ def main() -> int:
     stream = link.makefile("rb")
     order = Order(**json.loads(stream.readline()))
     tar = read_exactly(stream, order.source_bytes)
-    with tempfile.TemporaryDirectory(prefix="build-") as folder:
-        steps = Steps(Wire(link), order, Path(folder))
+    wire = Wire(link)
+    with tempfile.TemporaryDirectory(prefix="build-", ignore_cleanup_errors=True) as folder:
+        steps = Steps(wire, order, Path(folder))
 
         def watch() -> None:
             # The worker says nothing more: what can be read is its end.
             stream.read(1)
             steps.kill()
             shutil.rmtree(folder, ignore_errors=True)
-            os._exit(1)
+            os._exit(0 if wire.over else 1)
 
         threading.Thread(target=watch, daemon=True).start()
         try:
