@@ -68,13 +68,13 @@ def build(fleet: Fleet, packages: Sequence[Path], requirements: Path, prefix: st
     """
     with tempfile.TemporaryDirectory() as folder:
         artifact, content = make(
-            packages, requirements, prefix, site=Path(folder) / "site", wheels=home() / WHEELHOUSE
+            packages, requirements, prefix, site=Path(folder) / "site", wheels=[home() / WHEELHOUSE]
         )
     return store(fleet, artifact, content)
 
 
 def make(
-    packages: Sequence[Path], requirements: Path | None, prefix: str, *, site: Path, wheels: Path
+    packages: Sequence[Path], requirements: Path | None, prefix: str, *, site: Path, wheels: Sequence[Path]
 ) -> tuple[Artifact, bytes]:
     """Make the artifact of some packages with their locked requirements: what it is, and its bytes.
 
@@ -82,7 +82,7 @@ def make(
     :param requirements: what they require, hash-locked; None: nothing
     :param prefix: a lower-case letter that starts the id: what kind of thing it is
     :param site: a folder that gets the requirements
-    :param wheels: where their wheels are
+    :param wheels: folders that have their wheels
     :raises SalternError: a requirement has no wheel, or has native code that does not say for which Python it is
     """
     for package in packages:
@@ -97,15 +97,15 @@ def make(
     return described(content, prefix, platform), content
 
 
-def install(requirements: Path, site: Path, wheels: Path) -> None:
+def install(requirements: Path, site: Path, wheels: Sequence[Path]) -> None:
     """Put what is locked into a folder that Python can import from, from wheels alone: no code of theirs runs.
 
     :raises SalternError: there is no wheel with the hash that is locked
     """
     run([
         sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile", "--no-index",
-        "--only-binary", ":all:", "--require-hashes", "--find-links", str(wheels), "--target", str(site),
-        "-r", str(requirements),
+        "--only-binary", ":all:", "--require-hashes", *(f"--find-links={folder}" for folder in wheels),
+        "--target", str(site), "-r", str(requirements),
     ])  # fmt: skip
 
 

@@ -63,9 +63,10 @@ class PipelineStand:
         self.repository, self.copy = folder / "product.git", folder / "copy"
         (folder / "cache").mkdir()
         (folder / "home").mkdir()
-        wheels = home() / WHEELHOUSE
+        (folder / "fetched").mkdir()
+        wheels = [str(home() / WHEELHOUSE), str(folder / "fetched")]
         self.settings = Settings(
-            home=folder / "home", repository=self.repository, sandbox=folder / "none", wheels=str(wheels),
+            home=folder / "home", repository=self.repository, sandbox=folder / "none", wheels=wheels, python=python,
             tools=str(REPOSITORY / "services/product/seed/requirements-test.txt"), cache=str(folder / "cache"),
             address="127.0.0.1", port=0, subnet="127.0.0.0/8", token="secret", branches=BRANCHES, free_mib=1,
         )  # fmt: skip

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from saltern.fleet import home
 from saltern.local.image import WHEELHOUSE
 from saltern.pipeline import web
 from saltern.pipeline.records import failing_part
+from test_artifact_build import make_wheel
 
 # Lives until it is killed: what a build waits for.
 SLEEPS = {**QUICK, "saltern.toml": '[build]\ncommands = [["sleep", "600"]]\n' + QUICK["saltern.toml"]}
@@ -101,7 +103,7 @@ def test_the_shipped_product_passes_and_is_the_very_release_that_up_makes(make_s
     assert build.coverage >= 30
     assert build.findings == 0
     packages, wheels = (workplace.PRODUCT / "product", workplace.FLAGS), home() / WHEELHOUSE
-    made, _ = artifact.make(packages, workplace.LOCKS[0], "r", site=tmp_path / "site", wheels=wheels)
+    made, _ = artifact.make(packages, workplace.LOCKS[0], "r", site=tmp_path / "site", wheels=[wheels])
     assert build.release == made.id
     # Tests that fail, and findings, are as many as there are: with the tools kept from the first build.
     stand.commit({"tests/test_items.py": WRONG})
@@ -130,7 +132,6 @@ NOTHING_INSTALLED = '[test]\nenabled = true\nrequirements = "none.txt"\n[analyse
         ({**QUICK, "saltern.toml": "nonsense"}, "source", "saltern.toml: not TOML"),
         ({"saltern.toml": QUICK["saltern.toml"]}, "build", "no Python package"),
         ({**QUICK, "saltern.toml": '[build]\npackages = ["other"]\n'}, "source", "other is not a Python package"),
-        ({**QUICK, "requirements.txt": "no-such-thing==1 --hash=sha256:" + "0" * 64}, "build", "no-such-thing"),
         ({**QUICK, "saltern.toml": '[build]\ncommands = [["false"]]\n'}, "build", "false: exit status 1"),
         ({**QUICK, "saltern.toml": '[build]\ncommands = [["no-such-program"]]\n'}, "build", "No such file"),
         ({**QUICK, "saltern.toml": '[build]\ntimeout_s = 0.3\ncommands = [["sleep", "60"]]\n'}, "build",
@@ -185,6 +186,44 @@ def test_what_a_test_leaves_running_neither_holds_the_build_up_nor_outlives_it(s
     assert build.state == "passed"
     pid = next(int(line) for line in stand.records.log(build.id).read_text().splitlines() if line.isdecimal())
     until(lambda: not Path(f"/proc/{pid}").exists(), "what was left behind is gone")
+
+
+def test_what_a_lock_names_and_nobody_has_is_fetched_by_the_worker_and_kept(
+    make_stand, bare_python, tmp_path, monkeypatch
+):
+    registry = tmp_path / "registry"
+    line = make_wheel(registry, "novelty", {"novelty.py": "answer = 43\n"})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(registry))
+    stand = make_stand(python=bare_python)
+    stand.start()
+    stand.commit({**QUICK, "requirements.txt": line})
+    stand.push("staging").ended()
+    (build,) = stand.builds()
+    assert build.state == "passed", stand.records.log(build.id).read_text()
+    with tarfile.open(stand.records.artifacts / f"{build.release}.tar.gz") as packed:
+        assert "novelty.py" in packed.getnames()
+    # Kept: the next build needs no registry.
+    shutil.rmtree(registry)
+    stand.commit({"thing/more.py": ""})
+    stand.push("staging").ended()
+    assert stand.builds()[-1].state == "passed"
+    # Another hash than is locked is not taken, and no lock says where to fetch from.
+    for text, words in (
+        (
+            "novelty==1.1 --hash=sha256:" + "0" * 64,
+            "fetch: requirements.txt: 1: ERROR: No matching distribution",
+        ),
+        (
+            line.replace("novelty==1.0", "other==1.0") + "--index-url http://evil.test/\n",
+            "'--index-url http://evil.test/'",
+        ),
+    ):
+        stand.commit({"requirements.txt": text})
+        stand.push("staging").ended()
+        build = stand.builds()[-1]
+        assert (build.state, build.stage) == ("failed", "fetch")
+        assert words in build.why
 
 
 # --- what is refused

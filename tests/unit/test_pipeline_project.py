@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from saltern import workplace
+from saltern.pipeline.locks import cleaned
 from saltern.pipeline.project import Project, ProjectError, read
 
 
@@ -89,3 +90,32 @@ def test_no_text_does_more_than_be_refused(text):
         read(text)
     except ProjectError as error:
         assert all("\n" not in fault for fault in error.faults)
+
+
+HASH = "--hash=sha256:" + "a" * 64
+
+
+def test_a_lock_as_tools_write_it_stays_what_it_says():
+    text = f"# made by a tool\nredis==8.1.0 ; sys_platform == 'linux' \\\n    {HASH} \\\n    {HASH}\n"
+    text += f"bottle==0.13.4 {HASH}  # why\n\n"
+    assert (
+        cleaned(text, "r.txt")
+        == f"redis==8.1.0 ; sys_platform == 'linux' {HASH} {HASH}\nbottle==0.13.4 {HASH}\n"
+    )
+    for lock in workplace.LOCKS:
+        assert cleaned(lock.read_text(), lock.name).count("==") >= 10
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "redis==8.1.0", "redis>=8 " + HASH, "redis " + HASH, "--index-url http://evil.test", "-e .", "-r other.txt",
+        "--no-binary :all:", f"redis==8.1.0 {HASH} --no-binary=redis", "git+https://evil.test/x " + HASH,
+        "redis @ http://evil.test/redis.whl " + HASH, f"redis==8.1.0 --config-settings=x {HASH}", "./redis.whl " + HASH,
+        f"redis==8.1.0 --hash=md5:{'a' * 32}", f"redis==8.1.0 {HASH}\\\n--index-url=http://evil.test",
+    ],
+)  # fmt: skip
+def test_a_lock_says_what_and_never_where_from(line):
+    with pytest.raises(ValueError) as raised:
+        cleaned(f"bottle==0.13.4 {HASH}\n{line}\n", "r.txt")
+    assert str(raised.value).startswith("r.txt: ") and "\n" not in str(raised.value)

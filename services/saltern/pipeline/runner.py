@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -38,7 +38,8 @@ from saltern.pipeline import project
 PREFIX = "r"
 NO_TESTS_FOUND = 5
 """pytest's exit status when it collected nothing."""
-LONGEST_LINE = 4_000
+NO_WHEEL = "No matching distribution found"
+"""What pip says of a requirement that no wheel is there for."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,22 @@ class Order:
     """What the worker wants built.
 
     :ivar source_bytes: how long the tar is that follows
-    :ivar wheels: folder of every wheel a lock may name; :ivar tools: lock of pytest, coverage and ruff for products
-        that lock none; :ivar cache: folder for what tests need, by its lock's hash
+    :ivar wheels: folders of the wheels that a lock may name; :ivar tools: lock of pytest, coverage and ruff for
+        products that lock none; :ivar cache: folder for what tests need, by its lock's hash
     """
 
     source_bytes: int
-    wheels: str
+    wheels: Sequence[str]
     tools: str
     cache: str
 
 
 class Failed(Exception):
     """A build that does not pass; the text says why in one line."""
+
+
+class Lacking(Exception):
+    """A lock, by its name in the repository, names a wheel that is not there."""
 
 
 class Wire:
@@ -109,6 +114,9 @@ class Steps:
             began = time.monotonic()
             try:
                 words = act()
+            except Lacking as lacking:
+                self.wire.result(state="lacking", lock=str(lacking))
+                return
             except (Failed, SalternError) as error:
                 self.wire.log(f"{error}\n")
                 self.wire.result(state="failed", stage=name, why=str(error).splitlines()[0], **self.found)
@@ -144,13 +152,11 @@ class Steps:
             if status := self._run(command, "build"):
                 raise Failed(f"build: {' '.join(command)[:100]}: {ended(status)}")
         lock = self.source / self.project.requirements
-        made, content = artifact.make(
-            self.packages,
-            lock if lock.is_file() else None,
-            PREFIX,
-            site=self.site,
-            wheels=Path(self.order.wheels),
-        )
+        locked = lock if lock.is_file() else None
+        with self._lacking(self.project.requirements):
+            made, content = artifact.make(
+                self.packages, locked, PREFIX, site=self.site, wheels=self._wheels()
+            )
         self.wire.file("artifact", content, platform=made.platform)
         return f"release {made.id}, {len(content) // 1024} KiB"
 
@@ -238,7 +244,8 @@ class Steps:
         if not kept.is_dir():
             half = Path(tempfile.mkdtemp(prefix=".half.", dir=self.order.cache))
             try:
-                artifact.install(lock, half, Path(self.order.wheels))
+                with self._lacking(name):
+                    artifact.install(lock, half, self._wheels())
                 for program in (half / "bin").glob("*"):
                     program.chmod(0o755)
                 # Once here, so that not every build does it.
@@ -247,6 +254,20 @@ class Steps:
             finally:
                 shutil.rmtree(half, ignore_errors=True)
         return kept
+
+    def _wheels(self) -> list[Path]:
+        return [Path(folder) for folder in self.order.wheels]
+
+    @contextlib.contextmanager
+    def _lacking(self, lock: str) -> Iterator[None]:
+        """A wheel that is not there is the worker's to fetch: here is no network."""
+        try:
+            yield
+        except SalternError as error:
+            if lock and NO_WHEEL in str(error):
+                self.wire.log(f"{error}\n")
+                raise Lacking(lock) from error
+            raise
 
     def _run(self, command: Sequence[str], stage: str, tools: Path | None = None) -> int:
         """Run a program of the product's to its end, its output into the log.

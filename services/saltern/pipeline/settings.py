@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from saltern.errors import SalternError
 class Settings:
     """:ivar home: where records are (see `records`); :ivar repository: the bare git repository
     :ivar sandbox: unix socket that begins a build in a sandbox
-    :ivar wheels: see `runner.Order`, likewise :ivar tools: and :ivar cache:
+    :ivar wheels: see `runner.Order`, likewise :ivar tools: and :ivar cache:; into the last of the folders goes what is
+        fetched; :ivar python: one with pip, which fetches
     :ivar address: where records and artifacts are served; :ivar port: TCP; :ivar subnet: who may read them
     :ivar token: what a request to cancel must carry
     :ivar branches: branch → prod or canary
@@ -31,13 +32,14 @@ class Settings:
     home: Path
     repository: Path
     sandbox: Path
-    wheels: str
+    wheels: Sequence[str]
     tools: str
     cache: str
     address: str
     port: int
     subnet: str
     token: str
+    python: str = "python3"
     branches: Mapping[str, str] = field(default_factory=dict)
     keep: int = 20
     builds: int = 200
