@@ -323,6 +323,8 @@ class Conductor:
             lane = intent.kind if self.kinds[intent.kind].urgent else intent.pool
             if lane in self._working:
                 continue
+            if self._fault:
+                return  # its lane is free because of that: nobody goes on before all starts afresh
             self._working[lane] = intent.id
             self._later.pop(intent.id, None)
             threading.Thread(

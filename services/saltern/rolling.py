@@ -27,6 +27,8 @@ from saltern.rollouts import ABORT, FAILED, WHO, Facts, Plan, Settings
 POLL_S = 0.05
 LOOK_S = 0.2
 """Between two looks at all there is to see."""
+CUT_S = 15.0
+"""The controller cuts what is left at a drain's limit; how long it may take to say so."""
 BACK_ATTEMPTS = 2
 """How often a machine that must go back is tried, before a person has to look."""
 NEWS_S = 60.0
@@ -230,8 +232,7 @@ class Roller:
         def still() -> str:
             return self._still(work, names, revision, "drain")
 
-        # The controller cuts what is left at the limit; a few seconds for it to say so.
-        _until(still, settings.drain_s + 15, alive)
+        _until(still, settings.drain_s + CUT_S, alive)
 
     def _still(self, work: Work, names: Iterable[str], revision: int, wanted: str) -> str:
         """What instances are still at that are to get somewhere; empty when all are there."""

@@ -29,8 +29,10 @@ def timed(*arguments: str) -> float:
     return time.monotonic() - began
 
 
-def up() -> float:
-    return timed("up", "--fleet", NAME, "--subnet", SUBNET)
+def up(pillar: Path | None = None) -> float:
+    """:param pillar: the folder it serves; None is the repository's"""
+    served = ("--pillar", str(pillar)) if pillar else ()
+    return timed("up", "--fleet", NAME, "--subnet", SUBNET, *served)
 
 
 def down() -> float:
@@ -50,9 +52,9 @@ def live() -> Live:
 
 
 @contextmanager
-def fleet() -> Iterator[Live]:
+def fleet(pillar: Path | None = None) -> Iterator[Live]:
     """The default fleet for the length of a bench."""
-    up()
+    up(pillar)
     try:
         yield live()
     finally:

@@ -1,0 +1,156 @@
+"""Rolls with the real master: typed at the command line, and functions called on minions from the engine's threads."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from salt.utils.event import get_event
+from saltern import artifact
+from saltern.errors import SalternError
+from saltern.fleet import REPOSITORY
+from saltern.jobs import Jobs
+from saltern.registry import Registry
+
+NEW = artifact.Artifact("r77", "7" * 64, "artifacts/r77.tar.gz")
+
+
+@pytest.fixture
+def registry(registry_empty: Any, fleet: Any) -> Iterator[Registry]:
+    """Two production machines and a canary that run what the fleet wishes, and a release that none of them runs."""
+    registry = Registry(registry_empty)
+    before = artifact.releases(fleet)
+    for number, name in enumerate(("prod1", "prod2", "staging1"), 13):
+        pool = "canary" if name == "staging1" else "prod"
+        registry.register(name, f"10.99.0.{number}", 8080, before[pool].id, pool, by="test")
+    artifact.keep(fleet, NEW, branch="production", author="Jo <jo@example.org>")
+    yield registry
+    artifact.want(fleet, before)
+
+
+@pytest.fixture
+def rollout(minions: Any, run_in: Callable, registry: Registry) -> Callable[..., dict]:
+    def run(function: str, *arguments: str, status: int = 0) -> dict:
+        done = run_in("salt-run", "--out=json", f"rollout.{function}", *arguments)
+        assert done.returncode == status, done.stdout + done.stderr
+        assert "Traceback" not in done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    return run
+
+
+def test_a_plan_says_what_would_be_done_and_does_nothing(
+    rollout: Callable[..., dict], registry: Registry
+) -> None:
+    revision = registry.snapshot().revision
+    plan = rollout("plan", "r77", "batch=2", "max_unavailable=2")
+    assert plan["would"] == [f"prod{n}: drain, r0123456789ab to r77, check, ready, watch" for n in (1, 2)]
+    assert (plan["batch"], plan["max_unavailable"]) == (2, 2)
+    dry = rollout("start", "r77", "test=True")
+    assert dry["would"] == plan["would"]
+    assert rollout("plan", "state=common", "role=ops,proxy")["would"] == [
+        "ops1: apply common",
+        "proxy1: apply common",
+    ]
+    assert registry.snapshot().revision == revision and not registry.client.exists("saltern:queue")
+
+
+def test_a_roll_is_queued_shown_and_stopped(rollout: Callable[..., dict], registry: Registry) -> None:
+    asked = rollout("start", "r77", "by=jo", "reason=prices", "cause=saltern/build/passed", "batch=2")
+    assert (asked["state"], asked["name"], asked["target"], asked["by"]) == ("queued", "r77", "prod", "jo")
+    status = rollout("status")
+    (roll,) = status["rolls"]
+    assert (roll["intent"], roll["reason"]) == (asked["intent"], "prices")
+    assert status["releases"]["r77"]["author"] == "Jo <jo@example.org>"
+    assert status["releases"]["r0123456789ab"] == {
+        "wanted_by": ["prod"], "runs_on": ["prod1", "prod2"],
+    } | ({"kept": status["releases"]["r0123456789ab"]["kept"]})  # fmt: skip
+    assert rollout("abort", "wrong prices") == {"aborted": [asked["intent"]]}
+    assert (
+        registry.client.hget(f"saltern:intent:{asked['intent']}", "abort")
+        == "salt-run aborted it: wrong prices"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("start", "r78"), "release 'r78': not kept; the newest are"),
+        (("start", "r77", "target=ops"), "target 'ops': not one of prod, canary"),
+        (("start", "r77", "batch=0"), "batch=0: a number of machines"),
+        (("start", "r77", "speed=9"), "speed=9: no such option"),
+        (("start", "r77", "state=common"), "either a release or a state"),
+        (("start", "state=../etc"), "not the name of a state"),
+        (("start", "state=common", "role=web"), "role 'web'"),
+        (("start", "r77", "wait=never"), "wait 'never'"),
+        (("abort",), "nothing is rolled"),
+        (("rollback", "target=ops"), "target 'ops'"),
+    ],
+)
+def test_what_is_not_possible_is_said_in_one_line(
+    rollout: Callable[..., dict], registry: Registry, arguments: tuple[str, ...], words: str
+) -> None:
+    answer = rollout(*arguments, status=1)
+    assert words in answer["error"] and "\n" not in answer["error"]
+    assert not registry.client.exists("saltern:queue")
+
+
+@pytest.fixture
+def jobs(salt: Any, minions: Any) -> Iterator[Jobs]:
+    """Calls as the engine makes them: published from any thread, answered on the bus that one thread reads."""
+    spec = importlib.util.spec_from_file_location("conductor", REPOSITORY / "salt/_engines/conductor.py")
+    engine = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(engine)
+    engine.__opts__ = dict(salt.config)
+    calls = Jobs(engine._publish)
+    ended = threading.Event()
+    listening = threading.Event()
+
+    def listen() -> None:
+        with get_event(
+            "master", sock_dir=salt.config["sock_dir"], opts=dict(salt.config), listen=True
+        ) as bus:
+            bus.get_event(wait=0.1, full=True)
+            listening.set()
+            while not ended.is_set():
+                if event := bus.get_event(wait=0.2, full=True):
+                    calls.hear(event["tag"], event["data"])
+
+    reader = threading.Thread(target=listen)
+    reader.start()
+    listening.wait(30)
+    yield calls
+    ended.set()
+    reader.join()
+
+
+def test_functions_are_called_on_minions_from_several_threads_at_once(jobs: Jobs) -> None:
+    answers: dict[str, Any] = {}
+
+    def call(name: str) -> None:
+        answers[name] = jobs.call([name, "prod1"], "test.arg", [name, 3], {"x": {"y": 1}}, seconds=60)
+
+    threads = [threading.Thread(target=call, args=(name,)) for name in ("ops1", "staging1", "proxy1")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in ("ops1", "staging1", "proxy1"):
+        assert set(answers[name]) == {name, "prod1"}
+        said = answers[name][name]
+        assert (said["args"], said["kwargs"]["x"]) == ([name, 3], {"y": 1})
+
+
+def test_a_machine_that_is_not_there_is_missing_and_the_others_answer(jobs: Jobs) -> None:
+    assert jobs.call(["prod1", "prod9"], "test.ping", seconds=5, again=True) == {"prod1": True}
+
+
+def test_nobody_to_call_at_all_answers_nothing(jobs: Jobs) -> None:
+    try:
+        assert jobs.call(["prod9"], "test.ping", seconds=2) == {}
+    except SalternError as error:
+        assert "prod9" in str(error)
