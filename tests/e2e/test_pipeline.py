@@ -84,7 +84,7 @@ def canary_says(live: Live, path: str) -> str:
 
 def test_a_one_line_change_pushed_to_staging_serves_on_the_canary(live, plant, copy):
     production, before = release_of(plant, "prod"), release_of(plant)
-    edit(copy, "product/page.tpl", "</footer>", " made by Ada</footer>")
+    edit(copy, "product/page.tpl", "</main>", "</main><p>made by Ada</p>")
     git(copy, "commit", "-qam", "Say who made it")
     done = git(copy, "push", "origin", "HEAD:staging")
     said = [

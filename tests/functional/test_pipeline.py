@@ -29,7 +29,7 @@ from pipeline_stand import QUICK, PipelineStand, until
 from saltern import artifact, workplace
 from saltern.fleet import home
 from saltern.local.image import WHEELHOUSE
-from saltern.pipeline import web
+from saltern.pipeline import seed, web
 from saltern.pipeline.records import failing_part
 from test_artifact_build import make_wheel
 
@@ -224,6 +224,26 @@ def test_what_a_lock_names_and_nobody_has_is_fetched_by_the_worker_and_kept(
         build = stand.builds()[-1]
         assert (build.state, build.stage) == ("failed", "fetch")
         assert words in build.why
+
+
+def test_a_repository_is_seeded_once_and_what_a_team_pushed_stays(tmp_path):
+    repository, tree = tmp_path / "new.git", tmp_path / "tree"
+    subprocess.run(["git", "init", "-q", "--bare", str(repository)], check=True)
+    tree.mkdir()
+    for name, text in {**QUICK, ".gitignore": "*.toml\n", artifact.MARKER: ""}.items():
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text(text)
+    first = seed.seed(repository, tree, ["staging", "production"])
+    shown = subprocess.run(
+        ["git", "ls-tree", "-r", "--name-only", "staging"], cwd=repository, capture_output=True, text=True
+    )
+    assert shown.stdout.split() == [".gitignore", "saltern.toml", "thing/__init__.py"]
+    (tree / "thing" / "__init__.py").write_text("answer = 43\n")
+    assert seed.seed(repository, tree, ["staging"]) == ""
+    heads = subprocess.run(
+        ["git", "show-ref", "--heads"], cwd=repository, capture_output=True, text=True
+    ).stdout
+    assert heads.split() == [first, "refs/heads/production", first, "refs/heads/staging"]
 
 
 # --- what is refused

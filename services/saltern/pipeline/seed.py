@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from saltern.artifact import MARKER
+
 AUTHOR = {
     "GIT_AUTHOR_NAME": "Saltern",
     "GIT_AUTHOR_EMAIL": "saltern@fleet.test",
@@ -38,7 +40,8 @@ def seed(repository: Path, tree: Path, branches: list[str]) -> str:
     if git("for-each-ref", "--count=1"):
         return ""
     try:
-        git("add", "--all", "--force", ".")
+        # The marker of what was unpacked whole is none of the product's.
+        git("add", "--all", "--force", ".", f":(exclude){MARKER}")
         commit = git("commit-tree", git("write-tree"), "-m", "The product, as the fleet starts with it")
         for branch in branches:
             git("update-ref", f"refs/heads/{branch}", commit)
