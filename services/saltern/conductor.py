@@ -46,12 +46,10 @@ from saltern.provisioning import (
     members,
     size_of,
 )
-from saltern.registry import PREFIX, Registry, RegistryError, State
+from saltern.registry import FELT, PREFIX, Registry, RegistryError, State
 
 log = logging.getLogger("saltern.conductor")
 
-FELT = PREFIX + "felt"
-"""Hash: ``<machine>/<metric>`` → JSON: high, percent, since and at (unix seconds), counter."""
 SCALE = PREFIX + "scale:"
 """JSON by pool: the scaling policy's memory and its last decision."""
 HEALING = PREFIX + "healing"
