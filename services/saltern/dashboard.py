@@ -88,7 +88,7 @@ class Config:
     port: int = 8080
     viewers: int = 128
     request_s: float = 10.0
-    session_s: float = 28_800.0
+    session_s: int = 28_800
     alertmanager: str = ""
     thresholds: Thresholds = field(default_factory=Thresholds)
     plan: Plan = field(default_factory=Plan)

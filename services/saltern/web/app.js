@@ -424,8 +424,8 @@
     if (answer.error) { chosen = null; light(); shown.replaceChildren(make("p", { class: "error" }, answer.error)); return; }
     const own = answer.chain[answer.chain.length - 1];
     chosen = { id: own.line, causes: new Set(answer.chain.map((each) => each.line)), effects: new Set(answer.effects.map((each) => each.line)) };
-    const row = (each, first) => make("li", {},
-      make("time", {}, each.at.slice(11, 23)), " ",
+    const row = (each) => make("li", {},
+      make("time", {}, each.at ? fine(stamp(each.at)) : ""), " ",
       each.after_ms === null || each.after_ms === undefined ? "" : make("span", { class: "took" }, `+${took(each.after_ms)} `),
       make("span", {}, each.what), each.who ? make("span", { class: "dim" }, ` by ${each.who}`) : "");
     const first = answer.chain.find((each) => each.at), spent = first && own.at ? stamp(own.at) - stamp(first.at) : 0;
@@ -437,6 +437,7 @@
     const node = ($("lines").kept || new Map()).get(own.line);
     if (node) node.scrollIntoView({ block: "nearest" });
   }
+  const fine = (ms) => `${clock(ms / 1000)}.${String(Math.round(ms) % 1000).padStart(3, "0")}`;
   const stamp = (text) => Date.parse(text.replace(" UTC", "Z").replace(" ", "T"));
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); if ($("question").value.trim()) why($("question").value.trim()); });
 
