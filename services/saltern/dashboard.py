@@ -272,7 +272,7 @@ class Dashboard:
         self.admin = AdminAPI(config.admin)
         self.sessions = Sessions(config.session_s)
         self.tries = Limiter(20, 10)
-        """Wrong tokens, for each address."""
+        """Wrong tokens, for each address; a right one makes up for those before."""
         self.asks = Limiter(240, 60)
         """Questions to the journal, for each address: an answer may have to look through all of it."""
         self.looks = Counter({"seconds": 0.0, "count": 0})
@@ -366,6 +366,7 @@ class Dashboard:
             raise Refusal(
                 403, "this token may only read, which nobody needs a token for; the write token changes"
             )
+        self.tries.forget(remote)
         id_, session = self.sessions.begin(token)
         log.info("signed in from %s", remote)
         return id_, {"signed_in": True, "csrf": session.guard}
@@ -499,7 +500,7 @@ def application(dashboard: Dashboard) -> Callable[..., Iterable[bytes]]:
         found = dashboard.sessions.find(request.get_cookie(COOKIE))
         if found is None:
             raise Refusal(401, "sign in first: changing something needs the write token")
-        guard = request.get_header("X-CSRF-Token", "")
+        guard = request.environ.get("HTTP_X_CSRF_TOKEN", "")
         if not hmac.compare_digest(guard.encode("utf-8", "replace"), found.guard.encode()):
             raise Refusal(403, "X-CSRF-Token: missing or wrong; load the page again")
         return found
@@ -544,7 +545,7 @@ class _File:
     def answer(self) -> bottle.HTTPResponse:
         """The file, or that the browser has it."""
         headers = {"Content-Type": self.kind, "Cache-Control": "no-cache", "ETag": self.tag}
-        if bottle.request.get_header("If-None-Match") == self.tag:
+        if bottle.request.environ.get("HTTP_IF_NONE_MATCH") == self.tag:
             return bottle.HTTPResponse(b"", 304, {"ETag": self.tag, "Cache-Control": "no-cache"})
         return bottle.HTTPResponse(self.content, 200, headers)
 
@@ -604,11 +605,11 @@ def _body() -> Any:
 
 def _same_site() -> None:
     """Refuse what a browser says another site made it send."""
-    request = bottle.request
-    origin, site = request.get_header("Origin"), request.get_header("Sec-Fetch-Site")
+    environ = bottle.request.environ
+    origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
     if site is not None and site != "same-origin":
         raise Refusal(403, "this request comes from another site; use the dashboard's own page")
-    if origin is not None and urlsplit(origin).netloc != request.get_header("Host"):
+    if origin is not None and origin.partition("://")[2] != environ.get("HTTP_HOST"):
         raise Refusal(403, "this request comes from another site; use the dashboard's own page")
 
 
