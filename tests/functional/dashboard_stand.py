@@ -91,8 +91,8 @@ class DashboardStand:
 class Viewer:
     """A page that listens, without the page."""
 
-    def __init__(self, port: int, seconds: float = 15.0) -> None:
-        self._link = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
+    def __init__(self, port: int, seconds: float = 15.0, host: str = "127.0.0.1") -> None:
+        self._link = http.client.HTTPConnection(host, port, timeout=seconds)
         self._link.request("GET", "/events")
         self.answer = self._link.getresponse()
         self.picture: Any = {}
