@@ -171,7 +171,7 @@ def test_choosing_an_effect_lights_its_causes_and_tells_each_steps_time(looked_a
     line.focus()
     page.keyboard.press("Enter")
     expect(line).to_have_attribute("aria-pressed", "true", timeout=SOON)
-    why = page.get_by_role("complementary", name="Why?")
+    why = page.get_by_role("region", name="Why?")
     expect(why).to_contain_text("1 thing led to it")
     expect(why).to_contain_text("instance.register prod1")
     expect(why).to_contain_text(re.compile(r"\+\d+(\.\d)? m?s"))
@@ -211,7 +211,7 @@ def test_hostile_values_are_words_on_the_page_and_nothing_else(play: Play, page:
     expect(page.locator("#latch")).to_contain_text(evil)
     expect(box(page, "prod1")).to_contain_text("onerror")
     page.get_by_role("button", name=re.compile("<img")).first.click()
-    expect(page.get_by_role("complementary", name="Why?")).to_contain_text("onerror", timeout=SOON)
+    expect(page.get_by_role("region", name="Why?")).to_contain_text("onerror", timeout=SOON)
     assert page.evaluate("document.querySelectorAll('img[src=x], body script').length") == 0
     assert page.title() == "Saltern test"
 
@@ -334,7 +334,7 @@ def test_the_keyboard_reaches_everything_and_sees_where_it_is(looked_at: Play, p
     expect(page.get_by_role("link", name="Skip to the fleet")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator("#main")).to_be_focused()
-    landmarks = ("banner", "navigation", "main", "contentinfo", "complementary", "search")
+    landmarks = ("banner", "navigation", "main", "contentinfo", "search")
     for each in landmarks:
         expect(page.get_by_role(each)).to_have_count(1)
     heads = page.locator("h1, h2").all_inner_texts()

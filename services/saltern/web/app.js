@@ -43,6 +43,16 @@
     }
   }
 
+  // Draws the inside of a node anew; what had the focus in it has it again, or what stands in its place.
+  function refill(node, ...children) {
+    const had = node.contains(document.activeElement) ? document.activeElement : null;
+    node.replaceChildren(...children.filter((each) => each !== ""));
+    if (!had) return;
+    const name = had.getAttribute("aria-label") || had.textContent, all = [...node.querySelectorAll("button, select")];
+    const again = all.find((each) => (each.getAttribute("aria-label") || each.textContent) === name) || all[0];
+    if (again) again.focus();
+  }
+
   const natural = new Intl.Collator("en", { numeric: true }).compare;
   const now = () => Date.now() / 1000 - skew;
   const pad = (n) => String(n).padStart(2, "0");
@@ -160,7 +170,7 @@
     return make("div", { class: "bar" }, make("span", {}, name), make("i", { "aria-hidden": "true" }, make("b")), make("span"));
   }
   function box(id) {
-    const node = make("article", { role: "listitem", "aria-label": id },
+    const node = make("div", { role: "listitem", "aria-label": id },
       make("div", { class: "top" }, make("span", { class: "mark" }), make("span", {}, id), make("span", { class: "rel mono" })),
       make("p", { class: "word" }), bar("CPU"), bar("memory"), make("p", { class: "facts" }),
       make("p", { class: "heard" }, make("span", { class: "dot", "aria-hidden": "true" }), make("span")),
@@ -190,7 +200,7 @@
     if (guard && row.pool && node.want !== row.want) {
       node.want = row.want;
       const wants = row.want === "ready" ? [["drain", "Drain…"], ["maint", "Maintenance…"]] : [["ready", "Ready…"]];
-      node.acts.replaceChildren(...wants.map(([want, word]) => make("button", {
+      refill(node.acts, ...wants.map(([want, word]) => make("button", {
         type: "button", class: "quiet small", "aria-label": `${word.replace("…", "")} ${id}`,
         onclick: () => ask(`${word.replace("…", "")} ${id}?`, { do: "instance", id, want }),
       }, word)));
@@ -210,36 +220,38 @@
   // --- traffic
 
   const WIDTH = 620;
+  const flow = { sum: make("text", { class: "big", x: 0, y: 92 }) };
+  function pipe(pool, name, y) {
+    const d = `M150 95 C 240 95 240 ${y} 340 ${y}`;
+    const parts = {
+      pipe: make("path", { class: `pipe stroke-${pool}`, d }), run: make("path", { class: "run", d }), share: make("text", { class: "big", x: 356, y: y + 2 }),
+      about: make("text", { class: "dim", x: 436, y: y + 15 }), release: make("text", { class: "dim", x: 436, y: y + 32 }),
+    };
+    flow[pool] = parts;
+    return [parts.pipe, parts.run, parts.share, make("text", { x: 436, y: y - 4 }, name), parts.about, parts.release];
+  }
+  flow.svg = make("svg", { viewBox: `0 0 ${WIDTH} 190`, role: "img" }, ...pipe("prod", "production", 50), ...pipe("canary", "canary", 140),
+    make("circle", { class: "fill-prod", cx: 150, cy: 95, r: 7 }), flow.sum, make("text", { class: "dim", x: 0, y: 112 }, "requests a second"));
+  $("flow").append(flow.svg);
+
   function drawFlow(split, machines) {
     const pools = split.pools || { prod: {}, canary: {} };
     const canary = split.effective === undefined ? split.measured || 0 : split.effective;
     const total = (pools.prod.rate || 0) + (pools.canary.rate || 0);
-    const held = (pool) => Object.values(machines).filter((each) => each.pool === pool);
-    const up = (pool) => held(pool).filter((each) => each.state !== "bad").length;
-    const line = (pool, name, share, y) => {
-      const width = share === 0 ? 1.5 : 3 + share * 0.42;
-      const path = `M150 95 C 240 95 240 ${y} 340 ${y}`;
-      const about = `${(pools[pool].rate || 0).toFixed(1)}/s${pools[pool].response_ms === undefined ? "" : ` · ${pools[pool].response_ms} ms`} · ${up(pool)} of ${held(pool).length} up`;
-      return [
-        make("path", { class: `pipe stroke-${pool}`, d: path, "stroke-width": width.toFixed(1), "stroke-dasharray": pool === "canary" && share === 0 ? "4 6" : undefined }),
-        make("path", { class: "run", d: path }),
-        make("text", { class: "big", x: 356, y: y + 2 }, `${share} %`),
-        make("text", { x: 430, y: y - 4 }, name),
-        make("text", { class: "dim", x: 430, y: y + 15 }, about),
-        make("text", { class: "dim", x: 430, y: y + 32 }, ((split.releases || {})[pool] || []).join(", ").slice(0, 26)),
-      ];
-    };
-    const label = `Of all requests ${100 - canary} % go to production and ${canary} % to the canary; ${total.toFixed(1)} a second now.` +
-      (split.measured === undefined ? "" : ` Measured over ten seconds: ${split.measured} % to the canary.`);
-    const picture = make("svg", { viewBox: `0 0 ${WIDTH} 190`, role: "img", "aria-label": label, class: total > 0 ? "" : "still" },
-      ...line("prod", "production", 100 - canary, 50), ...line("canary", "canary", canary, 140),
-      make("circle", { class: "fill-prod", cx: 150, cy: 95, r: 7 }),
-      make("text", { class: "big", x: 0, y: 92 }, total >= 100 ? total.toFixed(0) : total.toFixed(1)),
-      make("text", { class: "dim", x: 0, y: 112 }, "requests a second"));
-    const run = [...picture.querySelectorAll(".run")];
-    if (canary === 0) run[1].remove();
-    if (canary === 100) run[0].remove();
-    $("flow").replaceChildren(picture);
+    for (const [pool, share] of [["prod", 100 - canary], ["canary", canary]]) {
+      const held = Object.values(machines).filter((each) => each.pool === pool), up = held.filter((each) => each.state !== "bad").length;
+      const part = flow[pool];
+      part.pipe.style.strokeWidth = `${share === 0 ? 1.5 : 3 + share * 0.42}px`;
+      part.pipe.classList.toggle("none", share === 0);
+      part.run.classList.toggle("none", share === 0);
+      say(part.share, `${share} %`);
+      say(part.about, `${(pools[pool].rate || 0).toFixed(1)}/s${pools[pool].response_ms === undefined ? "" : ` · ${pools[pool].response_ms} ms`} · ${up} of ${held.length} up`);
+      say(part.release, ((split.releases || {})[pool] || []).join(", ").slice(0, 26));
+    }
+    say(flow.sum, total >= 100 ? total.toFixed(0) : total.toFixed(1));
+    flow.svg.classList.toggle("still", total === 0);
+    flow.svg.setAttribute("aria-label", `Of all requests ${100 - canary} % go to production and ${canary} % to the canary; ${total.toFixed(1)} a second now.` +
+      (split.measured === undefined ? "" : ` Measured over ten seconds: ${split.measured} % to the canary.`));
   }
 
   function drawChart(traffic) {
@@ -332,14 +344,15 @@
     for (const [id, line] of Object.entries(journal)) (caused[line.cause] = caused[line.cause] || []).push([id, line]);
     keyed($("intents"), ids.map((id) => {
       const lines = (caused[intents[id].journal] || []).filter(([, line]) => !line.kind.startsWith("intent.")).sort();
-      return [id, { ...intents[id], lines }];
-    }), () => make("li"), (node, each) => {
+      return [id, JSON.stringify({ ...intents[id], lines })];
+    }), () => make("li"), (node, text) => {
+      const each = JSON.parse(text);
       const [state, word] = STATES[each.state] || ["warn", each.state];
       node.className = state;
       const steps = each.lines.length
         ? each.lines.map(([, line]) => make("li", {}, `${clock(line.at)} ${line.kind} ${line.subject} ${line.what}`))
         : Object.entries(each.steps || {}).map(([name, facts]) => make("li", {}, `${name} ${facts}`));
-      node.replaceChildren(make("div", { class: "head" }, tag(state, word), `${each.kind} ${each.pool}`),
+      refill(node, make("div", { class: "head" }, tag(state, word), `${each.kind} ${each.pool}`),
         make("p", { class: "dim" }, `${each.args}${each.args ? " · " : ""}by ${each.by}, `, when(each.at), each.attempts ? ` · attempt ${each.attempts + 1}` : ""),
         each.error ? make("p", { class: "error" }, each.error) : "", steps.length ? make("ol", {}, ...steps) : "",
         each.journal ? make("button", { type: "button", class: "quiet small", onclick: () => why(each.journal) }, "Why?") : "");
@@ -352,7 +365,7 @@
     keyed($("alert-list"), ids.map((id) => [id, alerts[id]]), () => make("li"), (node, each) => {
       const state = !each.firing ? "good" : each.severity === "critical" ? "bad" : "warn";
       node.className = state;
-      node.replaceChildren(make("div", { class: "head" }, tag(state, each.firing ? each.severity : "over"), each.summary),
+      refill(node, make("div", { class: "head" }, tag(state, each.firing ? each.severity : "over"), each.summary),
         make("p", { class: "dim" }, `${each.name} · ${each.subject} · since `, when(each.since), each.value ? ` · ${each.value}` : "", each.limit ? `, limit ${each.limit}` : ""),
         each.details ? make("p", { class: "dim" }, each.details) : "",
         each.done ? make("p", {}, `The fleet: ${each.done}`) : "", each.undo ? make("p", { class: "mono" }, each.undo) : "",
@@ -365,7 +378,8 @@
 
   function drawFlags(flags) {
     $("no-flags").hidden = Object.keys(flags).length > 0;
-    keyed($("flag-list"), Object.entries(flags).map(([key, each]) => [key, guard ? each : { ...each, plain: true }]), () => make("li"), (node, each, key) => {
+    keyed($("flag-list"), Object.entries(flags).map(([key, each]) => [key, JSON.stringify([guard !== "", each])]), () => make("li"), (node, text, key) => {
+      const each = JSON.parse(text)[1];
       const value = (each.variants || {})[each.variant];
       const end = make("span", { class: "end" });
       if (guard) {
@@ -379,7 +393,7 @@
         end.append(pick, make("button", { type: "button", class: "quiet small", "aria-label": `${each.on ? "Disable" : "Enable"} ${key}`,
           onclick: () => ask(`${each.on ? "Disable" : "Enable"} ${key}?`, { do: "flag.state", key, on: !each.on }) }, each.on ? "Disable…" : "Enable…"));
       } else end.append(make("span", {}, each.variant === undefined ? "the code's default" : value === each.variant ? each.variant : `${each.variant} = ${value || "empty"}`));
-      node.replaceChildren(make("span", { class: "name" }, key), tag(each.on ? "good" : "warn", each.on ? "enabled" : "disabled"),
+      refill(node, make("span", { class: "name" }, key), tag(each.on ? "good" : "warn", each.on ? "enabled" : "disabled"),
         each.targeted ? make("span", { class: "dim" }, "with targeting") : "", end);
     });
   }
@@ -461,8 +475,6 @@
     say($("sign"), guard ? "Sign out" : "Sign in to change");
     for (const node of document.querySelectorAll(".signed")) node.hidden = !guard;
     for (const node of document.querySelectorAll(".machine")) { node.want = undefined; updateBox(node, node.shown, node.getAttribute("aria-label")); }
-    if (picture.flags) drawFlags({ ...picture.flags });
-    for (const node of ($("flag-list").kept || new Map()).values()) node.shown = undefined;
     drawFlags(picture.flags || {});
   }
 
