@@ -135,6 +135,8 @@ def calls(rendered: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             if str(function).startswith("__"):
                 continue
             arguments: dict[str, Any] = {}
+            # Salt's compiler takes `runner.alert.gone` apart: the module stays the key, the rest joins its list.
+            named = [each for each in parts if isinstance(each, str)] if isinstance(parts, list) else []
             for part in parts if isinstance(parts, list) else []:
                 for key, value in part.items() if isinstance(part, Mapping) else ():
                     if key in ("args", "kwarg"):
@@ -142,7 +144,7 @@ def calls(rendered: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
                             arguments.update(each)
                     else:
                         arguments[str(key)] = value
-            yield str(function), arguments
+            yield ".".join([str(function), *named]), arguments
 
 
 def decide(fleet_secret: str, tag: str, data: Mapping[str, Any], called: Mapping[str, Mapping[str, Any]], now: Now,

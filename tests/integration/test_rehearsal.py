@@ -37,7 +37,10 @@ def everything(client: redis.Redis) -> dict[str, bytes]:
         ),
         ("salt/beacon/prod1/memory/high", {"percent": 80, "high": 50}, [], ["alert MemoryHigh of prod1 begins"]),
         ("saltern/scale/prod1/out", {}, ["scale_out.sls"], ["an intent scale prod"]),
-        ("salt/minion/prod1/start", {"id": "prod1"}, ["minion_start.sls"], ["state.apply runs on prod1"]),
+        (
+            "salt/beacon/prod1/cpu/blind", {"problem": "no cgroup"}, ["alert.sls"],
+            ["alert CpuBlind of prod1 begins", "CPU of prod1 cannot be read: no cgroup"],
+        ),
         (
             "saltern/instance/prod1/present", {"port": "8080", "release": "r9"}, ["instance_present.sls"],
             ["release r9 (was release r1)"],

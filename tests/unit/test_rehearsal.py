@@ -214,8 +214,9 @@ def test_nobody_who_hears_it_is_said_too_and_a_strange_runner_is_named(now: Now)
     assert changes == ["mine.go runs", "state.apply runs on prod1"]
 
 
-def test_calls_are_read_of_both_ways_reactions_are_written() -> None:
+def test_calls_are_read_as_they_are_written_and_as_salts_compiler_leaves_them() -> None:
     rendered = {
+        "gone": {"runner": [{"args": [{"minion_id": "prod9"}]}, "alert.gone"], "__sls__": "x"},
         "tell": {"runner.alert.feel": [{"args": [{"tag": "t"}, {"minion_id": "prod1"}]}, {"order": 1}]},
         "apply": {
             "local.state.apply": [{"tgt": ["prod1"]}, {"tgt_type": "list"}, {"kwarg": {"queue": True}}]
@@ -223,6 +224,7 @@ def test_calls_are_read_of_both_ways_reactions_are_written() -> None:
         "__sls__": "x",
     }
     assert dict(calls(rendered)) == {
+        "runner.alert.gone": {"minion_id": "prod9"},
         "runner.alert.feel": {"tag": "t", "minion_id": "prod1", "order": 1},
         "local.state.apply": {"tgt": ["prod1"], "tgt_type": "list", "queue": True},
     }
