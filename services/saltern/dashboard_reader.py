@@ -196,6 +196,9 @@ class Reader:
             found["flags"] = self._parsed("flags", flags, _flags) or {}
         if self._new("steps", state):
             found["steps"] = self._parsed("steps", state, steps.State.from_json) or steps.State()
+        for name in [each for each in self._problems if each.startswith("felt ")]:
+            if name.removeprefix("felt ") not in felt:
+                del self._problems[name]
         found["felt"] = {
             key: each for key, text in felt.items() if (each := self._parsed(f"felt {key}", text, _felt))
         }
@@ -229,6 +232,7 @@ class Reader:
             elif stream == WINDOWS:
                 try:
                     self._seconds.append(windows.parse(id_, fields))
+                    self._problems.pop("windows", None)
                 except JudgeError as error:
                     self._trouble("windows", str(error))
             elif (batch := samples.parse(id_, fields)) is not None:
@@ -246,11 +250,10 @@ class Reader:
 
     def _parsed(self, name: str, text: str | None, parse: Callable[[str], Any]) -> Any:
         """What a text says; None, and a problem, when it says nothing that can be read."""
-        self._problems.pop(name, None)
-        if text is None:
-            return None
         try:
-            return parse(text)
+            found = None if text is None else parse(text)
+            self._problems.pop(name, None)
+            return found
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._trouble(name, f"{name}: what Redis holds cannot be read ({short(error, 120)})")
             return None
@@ -349,9 +352,19 @@ def run(reader: Reader, hub: Hub, took: Callable[[float], None] = lambda _: None
 
     :param took: told how many seconds each look took
     """
+    trouble = ""
     while not hub.closed:
         began = time.monotonic()
-        hub.publish(document(reader.look()))
+        try:
+            hub.publish(document(reader.look()))
+            trouble = ""
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # Somebody wrote into Redis what nobody of ours writes. The page stays, and says so.
+            words = f"what Redis holds cannot be shown, so this is how it was: {short(repr(error), 160)}"
+            if words != trouble:
+                log.exception("%s", words)
+            trouble = words
+            hub.publish({**hub.document, "problems": [words]})
         spent = time.monotonic() - began
         took(spent)
         time.sleep(max(LOOK_S - spent, LOOK_S / 5))

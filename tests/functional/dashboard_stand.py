@@ -131,7 +131,7 @@ class Viewer:
         for _ in self.events():
             if found := true(self.picture):
                 return found
-            assert time.monotonic() < end, f"{what} was not seen within {seconds:g} s: {self.picture}"
+            assert time.monotonic() < end, f"{what} was not seen in {seconds:g} s: {str(self.picture)[:900]}"
         raise AssertionError(f"the connection ended before {what}")
 
 

@@ -266,6 +266,36 @@ def test_hostile_values_are_text_in_every_answer_and_break_none(
     assert raw.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("saltern:observed", '{"ts": 1, "servers": {"prod1": 7}}'),
+        ("saltern:observed", '{"ts": 1, "servers": {}, "kept": 7}'),
+        ("saltern:observed", "[]"),
+        ("saltern:flags", '{"flags": 7}'),
+        ("saltern:flags", "no json"),
+        ("saltern:steps", {"state": '{"phase": "flying"}'}),
+        ("saltern:alert:x", {"state": "firing", "about": "[]", "value": ""}),
+    ],
+)
+def test_what_nobody_of_ours_writes_is_told_and_the_page_goes_on(
+    refusing: DashboardStand, painter: Painter, client: redis.Redis, key: str, value: Any
+) -> None:
+    with Viewer(refusing.port) as viewer:
+        viewer.until(lambda p: p.get("split", {}).get("share") == 30, "the fleet")
+        if isinstance(value, dict):
+            client.hset(key, mapping=value)
+            client.sadd("saltern:alerts", "x")
+        else:
+            client.set(key, value)
+        viewer.until(lambda p: any("cannot be" in each for each in p["problems"]), "what is wrong")
+        client.delete(key)
+        painter.registry.set_share(8, by="anna")
+        viewer.until(
+            lambda p: p["split"]["share"] == 8 and not any("cannot be" in e for e in p["problems"]), "its end"
+        )
+
+
 def test_every_answer_forbids_scripts_of_others_frames_and_other_hosts(dashboard: DashboardStand) -> None:
     for path in ("/", "/app.js", "/style.css", "/state", "/session", "/nothing", "/health", "/metrics"):
         headers = dashboard.ask("GET", path).headers
