@@ -65,6 +65,12 @@ alertmanager:
       - file: alertmanager arguments
       - file: text of the mails
 
+# Daemons of several users read their own file in it.
+folder of configurations:
+  file.directory:
+    - name: /etc/saltern
+    - mode: '0755'
+
 alerts user:
   user.present:
     - name: saltern-alerts
@@ -78,12 +84,12 @@ alerts configuration:
     - name: /etc/saltern/alerts.json
     - source: salt://ops/alerts.json.j2
     - template: jinja
-    - makedirs: True
     - group: saltern-alerts
     - mode: '0640'
     - show_changes: False
     - check_cmd: python3 -m json.tool
     - require:
+      - file: folder of configurations
       - user: alerts user
 
 alerts unit:
@@ -121,12 +127,12 @@ dashboard configuration:
     - name: /etc/saltern/dashboard.json
     - source: salt://ops/dashboard.json.j2
     - template: jinja
-    - makedirs: True
     - group: saltern-dashboard
     - mode: '0640'
     - show_changes: False
     - check_cmd: python3 -m json.tool
     - require:
+      - file: folder of configurations
       - user: dashboard user
 
 dashboard unit:

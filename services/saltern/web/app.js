@@ -162,6 +162,7 @@
     keyed($("groups"), groups.map((each) => [each[0], each]), ([role]) => make("div", {}, make("h3"), make("div", { class: "boxes", role: "list" })),
       (node, [role, members, name]) => {
         say(node.firstChild, `${name} · ${members.length}`);
+        node.style.flex = `${members.length} 1 ${members.length * 13.2 + (members.length - 1) * 0.6}rem`;
         keyed(node.lastChild, members.map((id) => [id, machines[id]]), box, (each, row, id) => updateBox(each, row, id));
       });
   }
@@ -189,6 +190,7 @@
       say(part.lastChild, some(value, " %"));
       part.children[1].firstChild.style.transform = `scaleX(${Math.min(100, value || 0) / 100})`;
       part.classList.toggle("high", (value || 0) >= 50);
+      part.hidden = row.cpu === undefined && row.memory === undefined;
     }
     const facts = row.pool
       ? [row.share === undefined ? "no requests yet" : `${row.share} % of requests`, row.rate === undefined ? "" : `${row.rate}/s`,
@@ -219,20 +221,20 @@
 
   // --- traffic
 
-  const WIDTH = 620;
-  const flow = { sum: make("text", { class: "big", x: 0, y: 92 }) };
-  function pipe(pool, name, y) {
-    const d = `M150 95 C 240 95 240 ${y} 340 ${y}`;
-    const parts = {
-      pipe: make("path", { class: `pipe stroke-${pool}`, d }), run: make("path", { class: "run", d }), share: make("text", { class: "big", x: 356, y: y + 2 }),
-      about: make("text", { class: "dim", x: 436, y: y + 15 }), release: make("text", { class: "dim", x: 436, y: y + 32 }),
-    };
-    flow[pool] = parts;
-    return [parts.pipe, parts.run, parts.share, make("text", { x: 436, y: y - 4 }, name), parts.about, parts.release];
+  const flow = {};
+  function pipe(pool, y) {
+    const d = `M0 95 C 90 95 110 ${y} 200 ${y}`;
+    flow[pool] = { pipe: make("path", { class: `pipe stroke-${pool}`, d }), run: make("path", { class: "run", d }) };
+    return Object.values(flow[pool]);
   }
-  flow.svg = make("svg", { viewBox: `0 0 ${WIDTH} 190`, role: "img" }, ...pipe("prod", "production", 50), ...pipe("canary", "canary", 140),
-    make("circle", { class: "fill-prod", cx: 150, cy: 95, r: 7 }), flow.sum, make("text", { class: "dim", x: 0, y: 112 }, "requests a second"));
-  $("flow").append(flow.svg);
+  function end(pool, name) {
+    const parts = Object.assign(flow[pool], { share: make("b"), about: make("span"), release: make("span", { class: "mono" }) });
+    return make("div", {}, parts.share, make("p", {}, make("strong", {}, name), parts.about, parts.release));
+  }
+  flow.svg = make("svg", { viewBox: "0 0 200 190", preserveAspectRatio: "none", role: "img" }, ...pipe("prod", 45), ...pipe("canary", 145));
+  flow.sum = make("b");
+  $("flow").append(make("div", { class: "sum" }, flow.sum, make("span", {}, "requests a second")), flow.svg,
+    make("div", { class: "ends" }, end("prod", "production"), end("canary", "canary")));
 
   function drawFlow(split, machines) {
     const pools = split.pools || { prod: {}, canary: {} };
@@ -246,7 +248,7 @@
       part.run.classList.toggle("none", share === 0);
       say(part.share, `${share} %`);
       say(part.about, `${(pools[pool].rate || 0).toFixed(1)}/s${pools[pool].response_ms === undefined ? "" : ` · ${pools[pool].response_ms} ms`} · ${up} of ${held.length} up`);
-      say(part.release, ((split.releases || {})[pool] || []).join(", ").slice(0, 26));
+      say(part.release, ((split.releases || {})[pool] || []).join(", "));
     }
     say(flow.sum, total >= 100 ? total.toFixed(0) : total.toFixed(1));
     flow.svg.classList.toggle("still", total === 0);
@@ -254,28 +256,27 @@
       (split.measured === undefined ? "" : ` Measured over ten seconds: ${split.measured} % to the canary.`));
   }
 
+  const chart = { most: make("span", { "aria-hidden": "true" }) };
+  for (const part of ["prod", "canary", "errors"]) chart[part] = make("path", { class: `fill-${part}` });
+  chart.svg = make("svg", { viewBox: "0 0 600 104", preserveAspectRatio: "none", role: "img" },
+    make("line", { class: "grid", x1: 0, x2: 600, y1: 0.5, y2: 0.5 }), make("line", { class: "grid", x1: 0, x2: 600, y1: 98, y2: 98 }), chart.prod, chart.canary, chart.errors);
+  $("chart").append(chart.most, chart.svg);
+
   function drawChart(traffic) {
-    const times = Object.keys(traffic).map(Number).sort((a, b) => a - b);
-    const height = 96, most = Math.max(4, ...times.map((at) => traffic[at][0] + traffic[at][1]));
-    const last = times.length ? times[times.length - 1] : 0, step = (WIDTH - 34) / 60;
-    const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${height + 6}`, role: "img" });
-    const sums = [0, 0, 0];
-    let paths = ["", "", ""];
-    for (const at of times) {
-      const [prod, canary, errors] = traffic[at], x = (34 + (59 - (last - at)) * step).toFixed(1), w = (step - 1.6).toFixed(1);
-      if (last - at > 59) continue;
-      const p = (prod / most) * height, c = (canary / most) * height;
-      if (prod) paths[0] += `M${x} ${height}v${(-p).toFixed(1)}h${w}v${p.toFixed(1)}z`;
-      if (canary) paths[1] += `M${x} ${(height - p).toFixed(1)}v${(-c).toFixed(1)}h${w}v${c.toFixed(1)}z`;
-      if (errors) paths[2] += `M${x} ${height + 1}h${w}v4h-${w}z`;
-      sums[0] += prod; sums[1] += canary; sums[2] += errors;
+    const times = Object.keys(traffic).map(Number).sort((a, b) => a - b), last = times.length ? times[times.length - 1] : 0;
+    const shown = times.filter((at) => last - at < 60), most = Math.max(4, ...shown.map((at) => traffic[at][0] + traffic[at][1]));
+    const sums = [0, 0, 0], paths = ["", "", ""];
+    for (const at of shown) {
+      const [prod, canary, errors] = traffic[at], x = (59 - (last - at)) * 10 + 1;
+      const p = (prod / most) * 96, c = (canary / most) * 96;
+      if (prod) paths[0] += `M${x} 97v${(-p).toFixed(1)}h8v${p.toFixed(1)}z`;
+      if (canary) paths[1] += `M${x} ${(97 - p).toFixed(1)}v${(-c).toFixed(1)}h8v${c.toFixed(1)}z`;
+      if (errors) paths[2] += `M${x} 99h8v5h-8z`;
+      [prod, canary, errors].forEach((count, index) => { sums[index] += count; });
     }
-    svg.setAttribute("aria-label", `The last minute: ${sums[0]} requests to production, ${sums[1]} to the canary, ${sums[2]} errors.`);
-    svg.append(
-      make("line", { class: "grid", x1: 34, x2: WIDTH, y1: 1, y2: 1 }), make("line", { class: "grid", x1: 34, x2: WIDTH, y1: height, y2: height }),
-      make("text", { class: "tick", x: 0, y: 10 }, String(most)), make("text", { class: "tick", x: 0, y: height }, "0"),
-      make("path", { class: "fill-prod", d: paths[0] }), make("path", { class: "fill-canary", d: paths[1] }), make("path", { class: "fill-errors", d: paths[2] }));
-    $("chart").replaceChildren(svg);
+    [chart.prod, chart.canary, chart.errors].forEach((path, index) => path.setAttribute("d", paths[index]));
+    say(chart.most, String(most));
+    chart.svg.setAttribute("aria-label", `The last minute: ${sums[0]} requests to production, ${sums[1]} to the canary, ${sums[2]} errors.`);
   }
 
   // --- canary
