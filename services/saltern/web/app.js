@@ -162,7 +162,7 @@
     keyed($("groups"), groups.map((each) => [each[0], each]), ([role]) => make("div", {}, make("h3"), make("div", { class: "boxes", role: "list" })),
       (node, [role, members, name]) => {
         say(node.firstChild, `${name} · ${members.length}`);
-        node.style.flex = `${members.length} 1 ${members.length * 13.2 + (members.length - 1) * 0.6}rem`;
+        node.style.flex = `${members.length} 1 ${members.length * 12.2 + (members.length - 1) * 0.6}rem`;
         keyed(node.lastChild, members.map((id) => [id, machines[id]]), box, (each, row, id) => updateBox(each, row, id));
       });
   }
