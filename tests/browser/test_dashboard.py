@@ -338,7 +338,7 @@ def test_the_keyboard_reaches_everything_and_sees_where_it_is(looked_at: Play, p
     for each in landmarks:
         expect(page.get_by_role(each)).to_have_count(1)
     heads = page.locator("h1, h2").all_inner_texts()
-    assert [head.split(" ")[0].strip() for head in heads if head][:8] == [
+    assert [head.split()[0] for head in heads if head][:8] == [
         "Saltern", "Traffic", "Canary", "Machines", "At", "Alerts", "Flags", "Journal",
     ]  # fmt: skip
 
