@@ -36,6 +36,34 @@ def event(tag, data=None):
     return rehearsal.rehearse(fleet, tag, {} if data is None else data, _react)
 
 
+@plain_errors
+def policy(metric, high, role="", lines=5000):
+    """
+    Tell what of all that the journal holds would not have happened with another mark: alerts, canary off, scale-outs.
+
+    metric
+        cpu or memory
+
+    high
+        The mark, per cent; pillar/beacons.sls has the one that counts
+
+    role
+        For the machines of one role alone; empty is all
+
+    lines
+        How many of the journal's last lines are looked through, 1 to 20000
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run rehearse.policy cpu high=70
+        salt-run rehearse.policy memory high=80 role=prod --out=json
+    """
+    fleet = Fleet.load(__opts__["saltern_state_dir"])
+    return rehearsal.policy(fleet, metric, high, role, lines)
+
+
 def _react(tag, data):
     reactor = salt.utils.reactor.Reactor(__opts__)
     found = []

@@ -6,6 +6,7 @@ code, Redis itself would refuse. The decisions are those of the same pure functi
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -17,10 +18,12 @@ import redis
 
 from saltern import (
     events,
+    journal,
     members,
     pillar,
     reacting,
     reflexes,
+    rehearsal_policy,
     samples,
     scale_runs,
     scaling,
@@ -471,3 +474,17 @@ def rehearse(
         "changes": list(dict.fromkeys(change for finding in findings for change in finding.changes)),
         "happened": "nothing: this was a rehearsal",
     }
+
+
+def policy(fleet: Fleet, metric: object, high: object, role: object, lines: object) -> dict[str, Any]:
+    """What another mark would have made of the last lines of the journal: see `rehearsal_policy`.
+
+    :raises SalternError: a value is not right
+    :raises redis.RedisError: Redis does not answer
+    """
+    if isinstance(lines, bool) or not isinstance(lines, int) or not 1 <= lines <= journal.FURTHEST_BACK:
+        raise SalternError(
+            f"rehearse.policy: lines {lines!r} is not a whole number from 1 to {journal.FURTHEST_BACK}"
+        )
+    newest = itertools.islice(journal.newest(members.link(fleet, "observer")), lines)
+    return rehearsal_policy.rehearse(list(newest)[::-1], metric, high, role)

@@ -89,5 +89,16 @@ def test_a_stranger_event_wakes_nobody(minions: Any, run_in: Any, registry: Regi
     assert told["decisions"][0]["who"] == "nobody"
 
 
+def test_another_mark_is_held_against_the_journal(minions: Any, run_in: Any, registry: Registry) -> None:
+    cause = "salt/beacon/staging1/cpu/high 1795220681000000000"
+    fields = {"alert": "CpuHigh", "value": "62 % of 1 processor", "fingerprint": "x"}
+    registry.note("alert.firing", "staging1", fields, by="reflex", cause=cause)
+    told = json.loads(run_in("salt-run", "--out=json", "rehearse.policy", "cpu", "high=70").stdout)
+    assert told["summary"] == "1 of 1 alert would not have happened"
+    done = run_in("salt-run", "--out=json", "rehearse.policy", "cpu", "high=700")
+    assert done.returncode == 1
+    assert "high 700 is not a percentage" in json.loads(done.stdout)["error"]
+
+
 def test_salt_run_explains_it(minions: Any, run_in: Any) -> None:
     assert "salt-run rehearse.event" in run_in("salt-run", "-d", "rehearse").stdout
