@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ def test_a_stranger_event_wakes_nobody(minions: Any, run_in: Any, registry: Regi
 
 
 def test_another_mark_is_held_against_the_journal(minions: Any, run_in: Any, registry: Registry) -> None:
-    cause = "salt/beacon/staging1/cpu/high 1795220681000000000"
+    cause = f"salt/beacon/staging1/cpu/high {time.time_ns()}"
     fields = {"alert": "CpuHigh", "value": "62 % of 1 processor", "fingerprint": "x"}
     registry.note("alert.firing", "staging1", fields, by="reflex", cause=cause)
     told = json.loads(run_in("salt-run", "--out=json", "rehearse.policy", "cpu", "high=70").stdout)
