@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from fleet_commands import REPOSITORY, Live, wait_for
 from fleet_hands import Plant
-from saltern import artifact, journal, master, members, rollouts
+from saltern import artifact, journal, master, members, redis_runs, rollouts
 from saltern.fleet import Fleet
 from saltern.local import cgroup
 from saltern.registry import Registry
@@ -179,10 +179,11 @@ def test_a_release_that_is_sick_on_the_third_machine_leaves_all_on_the_old_one(
 def test_a_release_that_starts_and_dies_after_five_seconds_does_not_stay(
     live: Live, registry: Registry, old: str, make: Callable[..., str]
 ) -> None:
-    done = runner(live, "start", make(DIES_SOON, START), "wait=250", "order=id")
+    done = runner(live, "start", make(DIES_SOON, START), "wait=250", "batch=2", "max_unavailable=2")
     assert "roll prod: failed" in done["error"], done
     assert running(registry) == dict.fromkeys(PRODUCTION, old)
-    wait_for(lambda: live.instances_seen(20) <= {*PRODUCTION, "staging1"}, 10, "it is served")
+    assert "died" in done["error"] or "down" in done["error"], done
+    assert live.instances_seen(20) <= {*PRODUCTION, "staging1"}
 
 
 def test_a_person_stops_a_roll_in_the_middle(
@@ -228,3 +229,11 @@ def test_the_canary_gets_a_release_alone(
     done = runner(live, "start", release, "target=canary", "wait=90")
     assert done["state"] == "done", done
     assert running(registry, "canary") == {"staging1": release} and running(registry) == before
+
+
+def test_a_state_goes_over_redis_with_the_primary_last(live: Live, fleet: Fleet, plant: Plant) -> None:
+    began, primary = time.time(), redis_runs.primary(fleet)
+    done = runner(live, "start", "state=common", "role=redis", "wait=120")
+    assert done["state"] == "done", done
+    applied = [line["subject"] for line in plant.journal("states.apply", began)]
+    assert sorted(applied) == ["redis1", "redis2", "redis3"] and applied[-1] == primary
