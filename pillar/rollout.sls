@@ -15,9 +15,9 @@ rollout:
   highstate: true
 
   # Seconds a machine must have answered well through the proxy before the next is taken.
-  min_healthy_s: 3
+  min_healthy_s: 2
   # Seconds all of them must have done so after the last one, before it counts as done: what dies young dies here.
-  steady_s: 6
+  steady_s: 5
   # Seconds the requests a machine has may take before they are cut.
   drain_s: 30
   # Seconds a machine may take to apply its states; what is not done by then is ended.
@@ -49,9 +49,10 @@ rollout:
   rollback:
     batch: 40%
     max_unavailable: 40%
-    min_healthy_s: 1
-    steady_s: 1
+    min_healthy_s: 0.5
+    steady_s: 0.5
 
-  # Where a machine's product says which release it is (JSON, "release"), and that it is well (status 200).
+  # Where a machine's product says which release it is (JSON, "release", and when it "started", if it can: a product
+  # that dies and is started again is found out by that), and where that it is well (status 200).
   version_path: /version
   health_path: /health

@@ -1,7 +1,7 @@
 # The product's release on the machine's disk, beside those that were there: nothing that runs is touched. A roll applies
 # this alone to all machines first, so that each is out of traffic only for as long as switching takes.
 {% from 'common/platform.jinja' import fits %}
-{% set release = pillar['release'] %}
+{% set release = pillar.get('_release', pillar['release']) %}
 {% set home = '/opt/product/releases/' ~ release['id'] %}
 
 {{ fits('Python for the product', release) }}

@@ -74,7 +74,8 @@ class FleetHands:
         artifact.want(self.fleet, {name: _one(known, id_) for name, id_ in changes.items()}, drop=drop)
 
     def stage(self, ids: Sequence[str], release: str, seconds: float, alive: Alive) -> Mapping[str, str]:
-        told = {"release": as_pillar(_one(artifact.known(self.fleet), release))}
+        # The pillar knows no keys but its own and those that start with an underscore.
+        told = {"_release": as_pillar(_one(artifact.known(self.fleet), release))}
         return self._apply(ids, ["product.unpack"], {"pillar": told}, seconds, alive)
 
     def apply(self, ids: Sequence[str], states: str, seconds: float, alive: Alive) -> Mapping[str, str]:

@@ -264,7 +264,19 @@ class Roller:
             _until(self.hands.redis_whole, settings.serve_s, self._alive(work))
         found = self._well(work, self._instances(work, names), plan.name if plan.releases else "", settings)
         _until(found, settings.serve_s, self._alive(work))
-        return {"machines": list(names)}
+        return {"machines": list(names), "started": self._started(work, names, settings)}
+
+    def _started(self, work: Work, names: Iterable[str], settings: Settings) -> dict[str, Any]:
+        """When the products started, of those that say so; a worker that dies is replaced before the proxy sees it.
+
+        :raises SalternError: one does not answer
+        """
+        found = {}
+        for id_, there in self._some(work, names).items():
+            said = self.hands.ask(there.addr, there.port, settings.version_path)
+            if isinstance(said, dict) and "started" in said:
+                found[id_] = said["started"]
+        return found
 
     def _well(self, work: Work, names: Sequence[str], release: str, settings: Settings) -> Callable[[], str]:
         """What says what is wrong with instances, empty when nothing is."""
@@ -336,12 +348,25 @@ class Roller:
             sight = self._sight(plan, settings, work)
             if sight.sick and not plan.rollback:
                 raise SalternError("; ".join(sight.sick))
+            self._alike(work, settings)
             if plan.gates and (why := rollouts.too_many_errors(settings, sight)):
                 raise SalternError(why)
             alive()
             if time.monotonic() >= end:
                 return
             time.sleep(LOOK_S)
+
+    def _alike(self, work: Work, settings: Settings) -> None:
+        """:raises SalternError: a product that was well has started again since, or does not answer"""
+        before: dict[str, Any] = {}
+        for step, known in work.facts.items():
+            if rollouts.parts(step)[1] == "check":
+                before |= known.get("started", {})
+        there = work.registry.snapshot().instances
+        serving = [id_ for id_ in before if id_ in there and there[id_].want == "ready"]
+        for id_, at in self._started(work, serving, settings).items():
+            if at != before[id_]:
+                raise SalternError(f"{id_}: it was well, died and was started again")
 
     # -- the end
 

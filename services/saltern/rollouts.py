@@ -413,7 +413,8 @@ def walk(plan: Plan, facts: Facts) -> Iterator[str]:
     wanted = [*plan.order]
     settled, looking, rounds = not plan.releases, plan.releases, 0
     yield (name := step(subject, "begin"))
-    if plan.releases:
+    if plan.releases and not plan.rollback:
+        # What is gone back to is on the disks; where it is not, applying the states puts it there.
         yield (name := step(target, "stage"))
     while FAILED not in facts[name]:
         if sum(map(len, groups)) < len(wanted):

@@ -69,6 +69,7 @@ class Machines:
         self.table = {"prod": "r1", "canary": "r1"}
         self.disks: dict[str, set[str]] = {}
         self.runs: dict[str, str] = {}
+        self.born: dict[str, int] = {}
         self.applied: list[tuple[tuple[str, ...], str]] = []
         self.sick: set[tuple[str, str]] = set()
         self.faults: dict[tuple[str, str], str] = {}
@@ -134,7 +135,7 @@ class Machines:
         id_ = next(i.id for i in there.values() if i.addr == address)
         if {(id_, self.runs[id_]), ("", self.runs[id_])} & self.sick or id_ in self.proxy.dead:
             raise SalternError(f"http://{address}:{port}{path}: refused")
-        return {"release": self.runs[id_]}
+        return {"release": self.runs[id_], "started": self.born.get(id_, 0)}
 
     def machines(self) -> list[str]:
         return [*self.proxy.there]

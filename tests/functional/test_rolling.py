@@ -167,6 +167,9 @@ FAULTS = {
         s.hands, "when_applied", lambda id_: s.cloud.die("prod1") if id_ == "prod2" and s.hands.of(id_) == "r2" else
         s.cloud.dead.discard(id_),
     ),
+    "it dies behind the proxy's back": lambda s: setattr(
+        s.hands, "when_applied", lambda id_: s.hands.born.update(prod1=1) if id_ == "prod2" else None
+    ),
     "clients see errors": lambda s: setattr(
         s.hands, "when_applied", lambda id_: s.cloud.errors(100, 50) if id_ == "prod2" else None
     ),

@@ -278,6 +278,10 @@ def test_a_good_release_goes_machine_by_machine_and_is_then_the_pools():
     ]  # fmt: skip
 
 
+def test_what_is_gone_back_to_is_on_the_disks_already():
+    assert run(a_plan("prod1", rollback=True))[:3] == ["r2/begin", "prod/take#1", "prod1/drain#1"]
+
+
 def test_a_batch_goes_as_one():
     assert run(a_plan("prod1", "prod2", "prod3", batch=2, max_unavailable=2)) == [
         "r2/begin", "prod/stage", *group("prod1,prod2", 1), *group("prod3", 2), "prod/steady", "prod/settle",

@@ -6,6 +6,7 @@ Run as ``python3 -m gunicorn -c python:product.gunicorn_conf product.app:applica
 import json
 import platform
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from urllib.parse import parse_qsl
@@ -102,9 +103,12 @@ def _probes(app: Bottle, settings: Config, store: Store, flags: Flags) -> None:
             }
         )
 
+    started = round(time.time(), 3)
+
     @app.get("/version")
     def version() -> HTTPResponse:
-        return _json({**identity, "product": __version__, "python": platform.python_version()})
+        about = {"product": __version__, "python": platform.python_version(), "started": started}
+        return _json({**identity, **about})
 
 
 def _api(app: Bottle, store: Store, flags: Flags) -> None:
