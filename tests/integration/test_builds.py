@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+import yaml
 from saltern import secrets, signing
 from saltern.builds import BUILDS
 from saltern.intents import Queue
@@ -70,6 +72,47 @@ def test_a_forged_word_queues_nothing_and_is_rejected_in_one_line(
     assert "\n" not in reaction["return"]["error"]
     assert Queue(registry_empty).unfinished() == []
     assert not registry_empty.hgetall(BUILDS)
+
+
+@pytest.fixture
+def outbox(minions, shipped_pillar, home):
+    """The folder that ops1's beacon looks into, for as long as the test lasts."""
+    path, folder = shipped_pillar / "beacons.sls", home / "outbox"
+    before = path.read_text()
+    folder.mkdir()
+    values = yaml.safe_load(before)
+    values["beacons"] = {**values["beacons"], "build": [{"outbox": str(folder)}, {"again": 2}]}
+    path.write_text(yaml.safe_dump(values))
+    for kind in ("utils", "beacons"):
+        minions.call("ops1", f"saltutil.sync_{kind}")
+    assert minions.call("ops1", "saltutil.refresh_pillar", wait=True) is True
+    minions.call("ops1", "beacons.enable")
+    yield folder
+    minions.call("ops1", "beacons.disable")
+    path.write_text(before)
+    minions.call("ops1", "saltutil.refresh_pillar", wait=True)
+    shutil.rmtree(folder)
+
+
+def test_the_beacon_tells_what_the_worker_left_until_it_is_taken_away(minions, bus, registry_empty, outbox):
+    tag = "salt/beacon/ops1/build/{}"
+    (outbox / "nonsense.json").write_text("{")
+    (outbox / "20261121-000000-abcdef1.json").write_text("[]")
+    path = outbox / f"{SAID['build']}.json"
+    path.write_text(json.dumps(SAID))
+    (reaction,) = bus.reactions(runner="build")
+    assert reaction["success"], reaction["return"]
+    assert reaction["return"]["result"] == "passed"
+    # Nobody took it away: it is said again, and causes nothing more.
+    (again,) = bus.reactions(runner="build")
+    assert again["return"]["again"] is True
+    assert len(Queue(registry_empty).unfinished()) == 1
+    path.unlink()
+    nothing = {"release": "", "sha256": "", "size": 0, "platform": "", "why": "test: 1 of 9 tests failed"}
+    other = {**SAID, **nothing, "build": "20261121-071524-abcdef1", "result": "failed"}
+    (outbox / f"{other['build']}.json").write_text(json.dumps(other))
+    bus.wait_for(lambda found, data: found == tag.format("failed"))
+    assert json.loads(registry_empty.hget(BUILDS, SAID["build"]))["result"] == "passed"
 
 
 def test_a_hostile_author_is_a_text_and_nothing_more(minions, bus, registry_empty, says):
