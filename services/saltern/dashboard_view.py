@@ -262,11 +262,11 @@ def rates(seconds: Sequence[Second]) -> tuple[dict[str, int], float]:
 
 
 def traffic(seconds: Sequence[Second]) -> dict[str, list[int]]:
-    """The last minute, by the second: production's requests, the canary's, and errors of both."""
+    """The last minute, by when each second ended: production's requests, the canary's, and errors of both."""
     found = {}
     for second in seconds[-SECONDS_SHOWN:]:
         prod, canary = (second.pools[pool] for pool in ("prod", "canary"))
-        found[str(int(second.at))] = [
+        found[f"{second.at:.1f}"] = [
             prod["requests"], canary["requests"], prod["errors"] + canary["errors"],
         ]  # fmt: skip
     return found

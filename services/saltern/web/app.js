@@ -263,11 +263,11 @@
   $("chart").append(chart.most, chart.svg);
 
   function drawChart(traffic) {
-    const times = Object.keys(traffic).map(Number).sort((a, b) => a - b), last = times.length ? times[times.length - 1] : 0;
-    const shown = times.filter((at) => last - at < 60), most = Math.max(4, ...shown.map((at) => traffic[at][0] + traffic[at][1]));
+    const times = Object.keys(traffic).sort((a, b) => a - b), last = times.length ? Number(times[times.length - 1]) : 0;
+    const shown = times.filter((at) => last - at < 59.5), most = Math.max(4, ...shown.map((at) => traffic[at][0] + traffic[at][1]));
     const sums = [0, 0, 0], paths = ["", "", ""];
     for (const at of shown) {
-      const [prod, canary, errors] = traffic[at], x = (59 - (last - at)) * 10 + 1;
+      const [prod, canary, errors] = traffic[at], x = ((59 - (last - at)) * 10 + 1).toFixed(1);
       const p = (prod / most) * 96, c = (canary / most) * 96;
       if (prod) paths[0] += `M${x} 97v${(-p).toFixed(1)}h8v${p.toFixed(1)}z`;
       if (canary) paths[1] += `M${x} ${(97 - p).toFixed(1)}v${(-c).toFixed(1)}h8v${c.toFixed(1)}z`;
