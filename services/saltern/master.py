@@ -180,5 +180,14 @@ def _read_events(fleet: Fleet, process: subprocess.Popen) -> Iterator[tuple[str,
 
 
 def remove(fleet: Fleet) -> None:
-    """Remove the fleet's state folder."""
-    shutil.rmtree(fleet.state_dir)
+    """Remove the fleet's state folder.
+
+    :raises SalternError: something in it is in use, such as a machine that is being made just now
+    """
+    try:
+        shutil.rmtree(fleet.state_dir)
+    except OSError as error:
+        raise SalternError(
+            f"{fleet.state_dir}: cannot be removed ({error.strerror}: {error.filename!r}); end what still works in "
+            "there, such as a salt-cloud, and run `./saltern down` again"
+        ) from error

@@ -121,12 +121,14 @@ class Memory:
     :ivar changes: (unix seconds, machines more or fewer)
     :ivar failures: times in a row that machines could not be made
     :ivar failed_at: when that was last, unix seconds
+    :ivar current: machines that were wanted when this was last decided on; None: never before
     """
 
     recommended: Mapping[int, float] = field(default_factory=dict)
     changes: tuple[tuple[float, int], ...] = ()
     failures: int = 0
     failed_at: float = 0.0
+    current: int | None = None
 
     def to_data(self) -> dict[str, Any]:
         return {
@@ -134,6 +136,7 @@ class Memory:
             "changes": [list(change) for change in self.changes],
             "failures": self.failures,
             "failed_at": self.failed_at,
+            "current": self.current,
         }
 
     @classmethod
@@ -145,13 +148,15 @@ class Memory:
                 tuple((float(at), int(delta)) for at, delta in data["changes"]),
                 int(data["failures"]),
                 float(data["failed_at"]),
+                None if data.get("current") is None else int(data["current"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"scaling: memory {data!r} is not readable ({error!r})") from error
 
     def changed(self, delta: int, now: float) -> Memory:
         """With a change of the wanted number of machines written down."""
-        return replace(self, changes=(*self.changes, (now, delta)))
+        current = None if self.current is None else self.current + delta
+        return replace(self, changes=(*self.changes, (now, delta)), current=current)
 
     def failed(self, now: float) -> Memory:
         """With machines that could not be made written down."""
@@ -251,7 +256,8 @@ def decide(
     The largest proposal counts (`computeReplicasForMetrics`, horizontal.go), and a metric that is missing never lets
     the pool shrink; so any metric may scale out and all must agree to scale in. Then the windows
     (`stabilizeRecommendationWithBehaviors`), then steps and bounds (`convertDesiredReplicasWithBehaviorRate`), then
-    cooldowns and back-off.
+    cooldowns and back-off. Machines that somebody else added (or that are there at the beginning, as HPA has it) are a
+    wish for that many: it stands for the window, as a recommendation does.
 
     :param current: machines wanted by now, those included that are being made
     :param now: unix seconds
@@ -263,7 +269,11 @@ def decide(
     if recommended < current and len(known) < len(proposals):
         recommended = current
         why.append("a missing metric never scales in")
+    added = memory.current is None or current > memory.current
     memory = _remember(policy, memory, recommended, now)
+    if added and recommended < current and policy.in_.window_s:
+        memory = replace(memory, recommended={**memory.recommended, current: now})
+    memory = replace(memory, current=current)
     desired = _stabilize(policy, memory, recommended, current, now)
     if desired != recommended:
         why.append(f"{recommended} is not what was asked for all along")

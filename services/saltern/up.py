@@ -286,9 +286,11 @@ def down(fleet: Fleet, *, purge: bool = False, tell: Callable[[str], None] = lam
     """
     tell("Salt master")
     master.stop(fleet)
-    for name in sorted(path.name for path in fleet.machines_dir.glob("*") if MACHINE_ID.match(path.name)):
-        tell(name)
-        machine.destroy(fleet, name)
+    # Looked at again when all are gone: a salt-cloud that somebody started may have been making one meanwhile.
+    while names := sorted(path.name for path in fleet.machines_dir.glob("*") if MACHINE_ID.match(path.name)):
+        for name in names:
+            tell(name)
+            machine.destroy(fleet, name)
     cgroup.kill(fleet.cgroup)
     cgroup.remove(fleet.cgroup)
     tell("network")

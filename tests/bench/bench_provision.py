@@ -8,12 +8,17 @@ from typing import Any
 
 from benching import Figure, main, median, report
 from fleet_bench import REPOSITORY, fleet
+from fleet_hands import Plant
+from saltern.fleet import Fleet
+
+BY_HAND = {"pools": {"prod": {"auto": False}}, "memory": {"auto": False}, "healing": {"auto": False}}
+"""The bench alone makes and ends machines: on a busy host the fleet would make prod6 by itself."""
 
 
 def bench(runs: int) -> dict[str, Any]:
     """Make one production machine again and again, and wait until it serves."""
     served, made, gone = [], [], []
-    with fleet() as live:
+    with fleet() as live, Plant(Fleet.load(live.state_dir)).set(scaling=BY_HAND):
         for _ in range(runs):
             began = time.monotonic()
             creating = subprocess.Popen(

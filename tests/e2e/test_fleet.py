@@ -56,7 +56,7 @@ def start_load(live: Live, seconds: int, connections: int = 16) -> subprocess.Po
     # wrk looks the port up by its name in /etc/services, which a machine may lack, if it is not written out.
     url = f"{live.product.rstrip('/')}:80/version"
     return subprocess.Popen(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "5s", url],
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s", url],
         stdout=subprocess.PIPE,
         text=True,
     )

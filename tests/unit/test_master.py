@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 
 import pytest
@@ -117,3 +118,14 @@ def test_a_master_that_is_not_there_neither_runs_nor_answers(fleet):
     assert not master.is_running(fleet)
     master.stop(fleet)
     assert (fleet.state_dir / "fleet.json").exists()
+
+
+def test_a_folder_that_is_in_use_is_said_in_one_line(fleet, monkeypatch):
+    def busy(path):
+        raise OSError(errno.EBUSY, "Device or resource busy", "root")
+
+    monkeypatch.setattr(master.shutil, "rmtree", busy)
+    with pytest.raises(
+        SalternError, match=r"cannot be removed \(Device or resource busy: 'root'\); end what"
+    ):
+        master.remove(fleet)

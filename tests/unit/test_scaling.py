@@ -109,6 +109,17 @@ def run(policy: Policy, rows: list[tuple[float, float, int]], count: int = 4) ->
         current = decision.desired
 
 
+def test_a_machine_that_somebody_else_made_stays_for_as_long_as_a_recommendation_would():
+    policy = replace(POLICY, min=2, in_=replace(FREE, window_s=300))
+    memory = Memory()
+    found = []
+    for at, there in [(0, 2), (400, 3), (401, 3), (700, 3), (701, 3), (702, 4), (1003, 4)]:
+        decision = scaling.decide(policy, pool(there), there, [cpu(*[10] * there)], memory, NOW + at)
+        memory = Memory.from_data(json.loads(json.dumps(decision.memory.to_data())))
+        found.append(decision.desired)
+    assert found == [2, 3, 3, 3, 2, 4, 2]
+
+
 @pytest.mark.parametrize(
     ("case", "changes", "rows"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,3 +122,28 @@ def test_a_subnet_in_use_is_refused_before_anything_is_done(make_fleet, monkeypa
     ):
         up.up(fleet, up.Progress(), ["prod1"])
     assert not fleet.exists()
+
+
+def test_down_ends_a_machine_too_that_somebody_makes_meanwhile(make_fleet, make_machine, monkeypatch):
+    fleet = make_fleet({"prod1": "10.99.0.13"})
+    ended = []
+
+    def destroy(fleet, name):
+        ended.append(name)
+        shutil.rmtree(fleet.machines_dir / name)
+        if name == "prod1":
+            make_machine(fleet, "prod2", "10.99.0.14")
+
+    monkeypatch.setattr(up.machine, "destroy", destroy)
+    for module, name in (
+        ("network", "down"),
+        ("kernel", "release"),
+        ("cgroup", "remove"),
+        ("cgroup", "kill"),
+    ):
+        monkeypatch.setattr(getattr(up, module), name, lambda *_: None)
+    monkeypatch.setattr(up.master, "stop", lambda fleet: None)
+    up.down(fleet)
+    assert ended == ["prod1", "prod2"]
+    assert not fleet.state_dir.exists()
+    fleet.state_dir.mkdir()  # whoever made it removes it
