@@ -262,6 +262,7 @@ class Dashboard:
         self.reader = Reader(
             connect(config.redis),
             fleet=config.fleet,
+            version=version(),
             itself=config.machine,
             hosts=config.hosts,
             thresholds=config.thresholds,
@@ -435,7 +436,15 @@ class Dashboard:
 
 
 def _nothing(config: Config) -> dict[str, Any]:
-    return {"fleet": config.fleet, "problems": ["nothing is known yet"]}
+    return {"fleet": config.fleet, "version": version(), "problems": ["nothing is known yet"]}
+
+
+def version() -> str:
+    """What names the page's files as they are."""
+    digest = hashlib.sha256()
+    for name, _ in FILES.values():
+        digest.update((WEB / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 # --- HTTP

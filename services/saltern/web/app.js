@@ -80,13 +80,13 @@
 
   // --- the connection
 
-  let source = null, heard = 0, waiting = 0;
+  let source = null, heard = 0, waiting = 0, version = "";
   function connect() {
     clearTimeout(waiting);
     if (source) source.close();
     heard = Date.now();
     source = new EventSource("/events");
-    source.addEventListener("state", (event) => { picture = JSON.parse(event.data); alive(); draw(); });
+    source.addEventListener("state", (event) => { picture = JSON.parse(event.data); version = version || picture.version; alive(); draw(); });
     source.addEventListener("patch", (event) => { picture = merge(picture, JSON.parse(event.data)); alive(); draw(); });
     source.addEventListener("beat", alive);
     source.onerror = () => { lost(); if (source.readyState === EventSource.CLOSED) waiting = setTimeout(connect, 2000); };
@@ -215,6 +215,8 @@
   }
   setInterval(() => {
     if (Date.now() - heard > 15000) { lost(); connect(); }
+    // The service was renewed: its page may be another one. Nobody's half-written word is taken away for that.
+    if (picture.version !== version && !document.querySelector("dialog[open]")) location.reload();
     for (const node of document.querySelectorAll(".machine")) beat(node);
     for (const node of document.querySelectorAll("time[data-ago]")) say(node, ago(Number(node.dataset.ago)));
   }, 1000);
