@@ -262,6 +262,7 @@ class Dashboard:
         self.reader = Reader(
             connect(config.redis),
             fleet=config.fleet,
+            version=version(),
             itself=config.machine,
             hosts=config.hosts,
             thresholds=config.thresholds,
@@ -435,7 +436,15 @@ class Dashboard:
 
 
 def _nothing(config: Config) -> dict[str, Any]:
-    return {"fleet": config.fleet, "problems": ["nothing is known yet"]}
+    return {"fleet": config.fleet, "version": version(), "problems": ["nothing is known yet"]}
+
+
+def version() -> str:
+    """What names the page's files as they are."""
+    digest = hashlib.sha256()
+    for name, _ in FILES.values():
+        digest.update((WEB / name).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 # --- HTTP
@@ -449,6 +458,10 @@ def application(dashboard: Dashboard) -> Callable[..., Iterable[bytes]]:
         app.route(path, "GET", kept.answer)
 
     request = bottle.request
+
+    def remote() -> str:
+        # Nobody stands in front of it, so X-Forwarded-For, which bottle would believe, says nothing.
+        return str(request.environ.get("REMOTE_ADDR", ""))
 
     def events() -> Any:
         stream = dashboard.events(request.environ.get("gunicorn.socket"))
@@ -464,7 +477,7 @@ def application(dashboard: Dashboard) -> Callable[..., Iterable[bytes]]:
         return bottle.HTTPResponse(_Stream(first, stream), 200, headers)
 
     def why() -> dict[str, Any]:
-        return dashboard.why(request.query.getunicode("q", ""), request.remote_addr)
+        return dashboard.why(request.query.getunicode("q", ""), remote())
 
     def session() -> dict[str, Any]:
         found = dashboard.sessions.find(request.get_cookie(COOKIE))
@@ -472,7 +485,7 @@ def application(dashboard: Dashboard) -> Callable[..., Iterable[bytes]]:
 
     def sign_in() -> bottle.HTTPResponse:
         _same_site()
-        id_, answer = dashboard.sign_in(_body(), request.remote_addr)
+        id_, answer = dashboard.sign_in(_body(), remote())
         made = _answer(200, answer)
         made.set_cookie(
             COOKIE, id_, path="/", httponly=True, samesite="strict", maxage=int(dashboard.config.session_s)
@@ -492,7 +505,7 @@ def application(dashboard: Dashboard) -> Callable[..., Iterable[bytes]]:
 
     def act() -> bottle.HTTPResponse:
         session = _trusted()
-        return _answer(*dashboard.act(_body(), session, request.get_cookie(COOKIE), request.remote_addr))
+        return _answer(*dashboard.act(_body(), session, request.get_cookie(COOKIE), remote()))
 
     def _trusted() -> Session:
         """Whoever asks is signed in, and the request is of our own page."""

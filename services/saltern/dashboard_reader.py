@@ -113,6 +113,7 @@ class Hub:
 class Reader:
     """Reads the world.
 
+    :param version: of the page's files
     :param itself: the machine this runs on
     :param hosts: machines that serve no product: id → address
     :param judge_s: seconds of traffic that are judged
@@ -124,6 +125,7 @@ class Reader:
         client: redis.Redis,
         *,
         fleet: str = "",
+        version: str = "",
         itself: str = "",
         hosts: Mapping[str, str] | None = None,
         thresholds: Thresholds | None = None,
@@ -134,7 +136,9 @@ class Reader:
         self.client, self.registry, self.alerts = client, Registry(client), AlertStore(client)
         self.thresholds, self.judge_s = thresholds or Thresholds(), judge_s
         self.alertmanager = alertmanager
-        self.world = World(0.0, fleet=fleet, hosts=dict(hosts or {}), itself=itself, shares=shares)
+        self.world = World(
+            0.0, fleet=fleet, version=version, hosts=dict(hosts or {}), itself=itself, shares=shares
+        )
         self._seconds: deque[windows.Second] = deque(maxlen=max(SECONDS_SHOWN, int(judge_s)))
         self._batches: deque[Batch] = deque()
         self._lines: deque[journal.Line] = deque(maxlen=LINES_KEPT)

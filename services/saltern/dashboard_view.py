@@ -56,6 +56,7 @@ class World:
     """Everything that was read, at one time.
 
     :ivar at: unix seconds by Redis's clock
+    :ivar version: of the page's files; a page of another one loads itself anew
     :ivar hosts: machines of the fleet that serve no product, with their addresses
     :ivar itself: the machine that this runs on
     :ivar seen: what HAProxy sees, as the controller published it within its last seconds; None when nobody said
@@ -72,6 +73,7 @@ class World:
 
     at: float
     fleet: str = ""
+    version: str = ""
     hosts: Mapping[str, str] = field(default_factory=dict)
     itself: str = ""
     state: State | None = None
@@ -101,6 +103,7 @@ def document(world: World) -> dict[str, Any]:
         ]
     return clean({
         "fleet": world.fleet,
+        "version": world.version,
         "revision": state.revision if state else 0,
         "problems": [short(each) for each in problems],
         "machines": machines(world),
@@ -262,11 +265,11 @@ def rates(seconds: Sequence[Second]) -> tuple[dict[str, int], float]:
 
 
 def traffic(seconds: Sequence[Second]) -> dict[str, list[int]]:
-    """The last minute, by the second: production's requests, the canary's, and errors of both."""
+    """The last minute, by when each second ended: production's requests, the canary's, and errors of both."""
     found = {}
     for second in seconds[-SECONDS_SHOWN:]:
         prod, canary = (second.pools[pool] for pool in ("prod", "canary"))
-        found[str(int(second.at))] = [
+        found[f"{second.at:.1f}"] = [
             prod["requests"], canary["requests"], prod["errors"] + canary["errors"],
         ]  # fmt: skip
     return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,25 @@ def test_a_page_that_lost_its_connection_says_so_and_catches_up(play: Play, page
     expect(page.locator("#share")).to_contain_text("12 %")
 
 
+def test_a_page_of_before_a_renewal_loads_itself_anew(looked_at: Play, page: Page) -> None:
+    loads: list[str] = []
+    page.on(
+        "request", lambda request: loads.append(request.url) if request.url == looked_at.stand.url else None
+    )
+    versions = iter(["before"])
+
+    def answer(route: Any) -> None:
+        state = {**looked_at.stand.picture(), "version": next(versions, "after")}
+        body = f"retry: 100\n\nevent: state\ndata: {json.dumps(state)}\n\n"
+        route.fulfill(status=200, content_type="text/event-stream", body=body)
+
+    page.route("**/events", answer)
+    page.goto(looked_at.stand.url)
+    until(lambda: page.wait_for_timeout(50) or len(loads) == 2, "the second load")
+    page.wait_for_timeout(1500)
+    assert len(loads) == 2, "once is enough"
+
+
 def test_hostile_values_are_words_on_the_page_and_nothing_else(play: Play, page: Page) -> None:
     evil = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
     client = play.client
@@ -376,7 +396,9 @@ def test_the_page_asks_no_other_host_and_breaks_no_rule_of_its_own(looked_at: Pl
 
 
 def test_the_server_runs_on_when_a_page_goes_away(play: Play, browser: Browser) -> None:
-    viewers: Callable[[], str] = lambda: play.stand.ask("GET", "/metrics").text  # noqa: E731
+    def viewers() -> str:
+        return play.stand.ask("GET", "/metrics").text
+
     context = browser.new_context()
     for _ in range(5):
         context.new_page().goto(play.stand.url)

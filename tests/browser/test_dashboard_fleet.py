@@ -53,7 +53,7 @@ def test_every_view_shows_the_fleet_and_a_share_set_there_reaches_haproxy(
         "img", name=re.compile("and 100 % to the canary")
     )
     expect(drawn).to_be_visible(timeout=SOON)
-    line = page.get_by_role("button", name=re.compile("admin.write PUT /split")).first
+    line = page.get_by_role("button", name=re.compile("admin.write PUT .split")).first
     line.click()
     expect(page.get_by_role("region", name="Why?")).to_contain_text("split.share split", timeout=SOON)
     expect(page.locator("#lines li.lit")).to_contain_text("split.share split")

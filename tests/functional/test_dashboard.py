@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import redis
 from admin_stand import OURS, READ, WRITE, AdminStand
 from dashboard_stand import DashboardStand, Painter, Viewer
 from saltern.registry import JOURNAL, Registry
-from traffic_stand import Process, redis_process, redis_server, until
+from traffic_stand import Process, free_port, redis_process, redis_server, until
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e"
 
@@ -326,8 +327,6 @@ def test_prometheus_reads_what_the_dashboard_does(dashboard: DashboardStand) -> 
 
 def test_who_may_only_read_redis_can_run_it(tmp_path: Path) -> None:
     """The user `observer`, as salt/redis/users.acl.j2 makes it."""
-    import jinja2
-
     sha = dict.fromkeys(
         ("admin", "controller", "product", "flags-reader", "observer", "replica", "sentinel"),
         # of the password "x"
@@ -338,8 +337,6 @@ def test_who_may_only_read_redis_can_run_it(tmp_path: Path) -> None:
     (tmp_path / "users.acl").write_text(text.strip() + "\n")
     folder = tmp_path / "redis"
     folder.mkdir()
-    from traffic_stand import free_port
-
     port = free_port()
     process = redis_process(folder, port, "--aclfile", str(tmp_path / "users.acl"))
     process.start()
@@ -473,7 +470,10 @@ def test_a_token_that_may_not_write_signs_nobody_in(
 
 
 def test_guessing_tokens_is_slowed_down_for_who_guesses(desk: DashboardStand) -> None:
-    answers = [desk.ask("POST", "/session", {"token": f"guess{n}"}).status for n in range(14)]
+    answers = [
+        desk.ask("POST", "/session", {"token": f"guess{n}"}, {"X-Forwarded-For": f"10.9.9.{n}"}).status
+        for n in range(14)
+    ]
     assert answers[:10] == [401] * 10
     assert answers[-1] == 429
 

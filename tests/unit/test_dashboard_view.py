@@ -204,7 +204,7 @@ def test_shares_are_of_the_requests_that_were_counted() -> None:
     assert (split["share"], split["effective"], split["measured"]) == (30, 30, 30)
     assert split["pools"]["canary"] == {"rate": 30.0, "errors": 0, "response_ms": 4.0}
     assert split["releases"] == {"prod": ["r1"], "canary": ["r2"]}
-    assert picture["traffic"][str(int(NOW - 1))] == [70, 30, 0]
+    assert picture["traffic"][f"{NOW - 1:.1f}"] == [70, 30, 0]
 
 
 def test_the_verdict_the_steps_the_intents_and_the_alerts_are_told_with_their_numbers() -> None:

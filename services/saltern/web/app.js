@@ -80,13 +80,13 @@
 
   // --- the connection
 
-  let source = null, heard = 0, waiting = 0;
+  let source = null, heard = 0, waiting = 0, version = "";
   function connect() {
     clearTimeout(waiting);
     if (source) source.close();
     heard = Date.now();
     source = new EventSource("/events");
-    source.addEventListener("state", (event) => { picture = JSON.parse(event.data); alive(); draw(); });
+    source.addEventListener("state", (event) => { picture = JSON.parse(event.data); version = version || picture.version; alive(); draw(); });
     source.addEventListener("patch", (event) => { picture = merge(picture, JSON.parse(event.data)); alive(); draw(); });
     source.addEventListener("beat", alive);
     source.onerror = () => { lost(); if (source.readyState === EventSource.CLOSED) waiting = setTimeout(connect, 2000); };
@@ -215,6 +215,8 @@
   }
   setInterval(() => {
     if (Date.now() - heard > 15000) { lost(); connect(); }
+    // The service was renewed: its page may be another one. Nobody's half-written word is taken away for that.
+    if (picture.version !== version && !document.querySelector("dialog[open]")) location.reload();
     for (const node of document.querySelectorAll(".machine")) beat(node);
     for (const node of document.querySelectorAll("time[data-ago]")) say(node, ago(Number(node.dataset.ago)));
   }, 1000);
@@ -263,11 +265,11 @@
   $("chart").append(chart.most, chart.svg);
 
   function drawChart(traffic) {
-    const times = Object.keys(traffic).map(Number).sort((a, b) => a - b), last = times.length ? times[times.length - 1] : 0;
-    const shown = times.filter((at) => last - at < 60), most = Math.max(4, ...shown.map((at) => traffic[at][0] + traffic[at][1]));
+    const times = Object.keys(traffic).sort((a, b) => a - b), last = times.length ? Number(times[times.length - 1]) : 0;
+    const shown = times.filter((at) => last - at < 59.5), most = Math.max(4, ...shown.map((at) => traffic[at][0] + traffic[at][1]));
     const sums = [0, 0, 0], paths = ["", "", ""];
     for (const at of shown) {
-      const [prod, canary, errors] = traffic[at], x = (59 - (last - at)) * 10 + 1;
+      const [prod, canary, errors] = traffic[at], x = ((59 - (last - at)) * 10 + 1).toFixed(1);
       const p = (prod / most) * 96, c = (canary / most) * 96;
       if (prod) paths[0] += `M${x} 97v${(-p).toFixed(1)}h8v${p.toFixed(1)}z`;
       if (canary) paths[1] += `M${x} ${(97 - p).toFixed(1)}v${(-c).toFixed(1)}h8v${c.toFixed(1)}z`;
