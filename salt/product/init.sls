@@ -1,7 +1,5 @@
 # The product: on prod* the release of the production pool, on staging* that of the canary.
-include:
-  - product.unpack
-
+{% from 'common/platform.jinja' import fits %}
 {% set product = pillar['product'] %}
 {% set release = pillar['release'] %}
 {% set home = '/opt/product/releases/' ~ release['id'] %}
@@ -22,6 +20,22 @@ product state folder:
     - mode: '0750'
     - require:
       - user: product user
+
+{{ fits('Python for the product', release) }}
+# Verified by its hash, unpacked beside the old one, then switched to: the old release stays for an instant rollback.
+product release on disk:
+  archive.extracted:
+    - name: {{ home }}
+    - source: {{ release['source'] }}
+    - source_hash: sha256={{ release['sha256'] }}
+    - enforce_toplevel: False
+    - if_missing: {{ home }}/RELEASE
+    - user: root
+    - group: root
+{%- if release['platform'] != 'any' %}
+    - require:
+      - cmd: Python for the product
+{%- endif %}
 
 product release:
   file.symlink:

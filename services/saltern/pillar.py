@@ -312,10 +312,6 @@ def modules_revision(root: Path = REPOSITORY / "salt") -> str:
 def _as_pillar(wanted: Mapping[str, artifact.Artifact], name: str) -> dict[str, str]:
     if name not in wanted:
         raise SalternError(f"release of {name!r}: none was built; `./saltern up` builds it")
-    return as_pillar(wanted[name])
-
-
-def as_pillar(chosen: artifact.Artifact) -> dict[str, str]:
-    """An artifact as states read it."""
+    chosen = wanted[name]
     source = f"salt://{chosen.file}"
     return {"id": chosen.id, "sha256": chosen.sha256, "source": source, "platform": chosen.platform}

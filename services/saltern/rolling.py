@@ -153,7 +153,7 @@ class Roller:
         return {"machines": list(plan.order), "was": plan.previous, "by": work.intent.by}
 
     def stage(self, plan: Plan, name: str, work: Work) -> Facts:
-        """Have the release on every disk before the first machine is taken out of traffic."""
+        """Have the release on every disk before the first machine is taken out of traffic for it."""
         seconds = self._settings().apply_s
         faults = self.hands.stage(plan.order, plan.name, seconds, self._alive(work)) if plan.order else {}
         return {FAILED: _first(faults)} if faults else {"machines": list(plan.order)}
@@ -424,8 +424,10 @@ class Roller:
         """Have machines run what they had, whatever they are at; it is on their disks."""
         left: dict[str, str] = {}
         names = rollouts.machines_of(name)
+        # Once a group was idle it was told to change, and may be about to: what it runs now proves nothing.
+        told = FAILED not in work.facts.get(name.replace("/back#", "/drain#"), {FAILED: "never"})
         for attempt in range(BACK_ATTEMPTS):
-            left = self._go_back(plan, work, names if attempt == 0 else [*left])
+            left = self._go_back(plan, work, names if attempt == 0 else [*left], told)
             if not left:
                 break
         there = self._some(work, [*left])
@@ -435,8 +437,11 @@ class Roller:
                 work.registry.want(id_, "ready", by=WHO, cause=work.intent.journal)
         return {"machines": [id_ for id_ in names if id_ not in left], "not_back": left}
 
-    def _go_back(self, plan: Plan, work: Work, names: Sequence[str]) -> dict[str, str]:
-        """Those that did not, and why."""
+    def _go_back(self, plan: Plan, work: Work, names: Sequence[str], told: bool) -> dict[str, str]:
+        """Those that did not, and why.
+
+        :param told: whether they may have been told to change
+        """
         settings = self._settings()
         going = self._some(work, names)
         alive = self._quiet(work)
@@ -447,7 +452,7 @@ class Roller:
         changed = [
             id_
             for id_, there in going.items()
-            if plan.releases and not self._runs(there, plan.was.get(id_, plan.previous), settings)
+            if plan.releases and (told or not self._runs(there, plan.was.get(id_, plan.previous), settings))
         ]
         try:
             if changed:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from fleet_commands import REPOSITORY, Live, wait_for
 from fleet_hands import Plant
-from saltern import artifact, journal, master, members, rollouts
+from saltern import artifact, journal, master, members, redis_runs, rollouts
 from saltern.fleet import Fleet
 from saltern.local import cgroup
 from saltern.registry import Registry
@@ -229,3 +229,11 @@ def test_the_canary_gets_a_release_alone(
     done = runner(live, "start", release, "target=canary", "wait=90")
     assert done["state"] == "done", done
     assert running(registry, "canary") == {"staging1": release} and running(registry) == before
+
+
+def test_a_state_goes_over_redis_with_the_primary_last(live: Live, fleet: Fleet, plant: Plant) -> None:
+    began, primary = time.time(), redis_runs.primary(fleet)
+    done = runner(live, "start", "state=common", "role=redis", "wait=120")
+    assert done["state"] == "done", done
+    applied = [line["subject"] for line in plant.journal("states.apply", began)]
+    assert sorted(applied) == ["redis1", "redis2", "redis3"] and applied[-1] == primary

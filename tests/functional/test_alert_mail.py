@@ -107,6 +107,16 @@ def test_two_hundred_edges_of_one_machine_are_at_most_two_mails(stand):
     assert stand.subjects() == [FIRST, OVER]
 
 
+def test_good_news_is_one_mail_and_none_says_that_it_is_over(stand):
+    stand.store.fire(Alert("DeployDone", "r2", "DeployDone", "info", "prod runs r2"), expires_s=0.2)
+    stand.store.fire(HIGH)
+    stand.await_mails(2)
+    stand.store.end("CpuHigh", "staging1")
+    stand.await_mails(3)
+    flushed(stand)
+    assert sorted(stand.subjects()) == sorted([FIRST, OVER, "[test] prod runs r2"])
+
+
 def test_a_mail_server_that_is_away_at_first_costs_no_mail_and_doubles_none(stand):
     stand.mail.end()
     stand.store.fire(HIGH)

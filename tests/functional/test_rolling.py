@@ -301,6 +301,22 @@ def test_a_person_stops_it_in_the_middle_and_all_goes_back(rolls):
     assert (line["subject"], line["who"]) == ("r2", "jo")
 
 
+def test_a_machine_that_is_at_it_when_it_is_stopped_goes_back_too(rolls):
+    stand = rolls()
+    stand.hands.slow = True
+
+    def stop(_: str) -> None:
+        if stand.hands.under_way:
+            rollouts.abort(stand.client, [stand.intent(roll)], "", by="jo")
+
+    stand.hands.when_applied = stop
+    roll = stand.ask_for("r2")
+    stand.settle(stand.start())
+    stand.hands.finish()
+    stand.expect("r1")
+    assert stand.intent(roll).error == "r2: jo aborted it"
+
+
 def test_one_that_waits_for_its_turn_can_be_stopped_too_and_does_nothing(rolls):
     stand = rolls()
     roll = stand.ask_for("r2")

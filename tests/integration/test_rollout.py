@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from salt.utils.event import get_event
-from saltern import artifact
+from saltern import artifact, rollouts
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY
+from saltern.hands import FleetHands
 from saltern.jobs import Jobs
 from saltern.registry import Registry
 
@@ -99,6 +100,28 @@ def test_what_is_not_possible_is_said_in_one_line(
     assert not registry.client.exists("saltern:queue")
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"release": "r77", "wait": 0, "by": "jo", "batch": 2}, ""),
+        ({"release": "r78"}, "release 'r78': not kept"),
+        ({"state": "../etc"}, "not the name of a state"),
+    ],
+)
+def test_a_roll_can_be_a_step_of_an_orchestration(
+    minions: Any, run_in: Callable, registry: Registry, given: dict, words: str
+) -> None:
+    done = run_in(
+        "salt-run", "--out=json", "state.orchestrate", "orch.rolling", f"pillar={json.dumps(given)}"
+    )
+    assert done.returncode == (1 if words else 0), done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    queued = rollouts.rolls(registry.client)
+    assert words in done.stdout and len(queued) == (0 if words else 1)
+    for roll in queued:
+        assert (roll.args["release"], roll.by, roll.args["options"]) == ("r77", "jo", {"batch": 2})
+
+
 @pytest.fixture
 def jobs(salt: Any, minions: Any) -> Iterator[Jobs]:
     """Calls as the engine makes them: published from any thread, answered on the bus that one thread reads."""
@@ -154,3 +177,24 @@ def test_nobody_to_call_at_all_answers_nothing(jobs: Jobs) -> None:
         assert jobs.call(["prod9"], "test.ping", seconds=2) == {}
     except SalternError as error:
         assert "prod9" in str(error)
+
+
+def test_a_release_is_fetched_to_the_machines_and_one_that_is_not_there_is_said(
+    jobs: Jobs, fleet: Any
+) -> None:
+    path = fleet.files / NEW.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    artifact.keep(fleet, NEW)
+    hands = FleetHands(fleet, jobs)
+    missing = hands.stage(["prod1", "ops1"], NEW.id, 60, lambda: None)
+    assert missing == dict.fromkeys(("prod1", "ops1"), "salt://artifacts/r77.tar.gz did not get there")
+    path.write_bytes(b"a release")
+    try:
+        assert hands.stage(["prod1", "ops1"], NEW.id, 60, lambda: None) == {}
+    finally:
+        path.unlink()
+
+
+def test_states_are_applied_and_what_goes_wrong_is_said_by_machine(jobs: Jobs, fleet: Any) -> None:
+    faults = FleetHands(fleet, jobs).apply(["prod1"], "no.such.state", 60, lambda: None)
+    assert list(faults) == ["prod1"] and "no.such.state" in faults["prod1"]

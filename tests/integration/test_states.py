@@ -278,18 +278,15 @@ def test_the_flags_of_a_new_fleet_are_seeded_by_the_proxy_and_asked_about_in_a_d
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "state"),
-    [
-        ("agent/init.sls", "agent", "Python for the agent"),
-        ("product/unpack.sls", "release", "Python for the product"),
-    ],
+    ("role", "key", "state"),
+    [("agent", "agent", "Python for the agent"), ("product", "release", "Python for the product")],
 )
 @pytest.mark.parametrize("platform", ["any", artifact.SOABI, "cpython-27-vax"])
-def test_an_artifact_for_another_python_is_refused_before_it_is_unpacked(told, file, key, state, platform):
-    values = told("prod1" if key == "release" else "proxy1")
+def test_an_artifact_for_another_python_is_refused_before_it_is_unpacked(told, role, key, state, platform):
+    values = told("prod1" if role == "product" else "proxy1")
     values[key] = {**values[key], "platform": platform}
     loader = jinja2.FileSystemLoader(REPOSITORY / "salt")
-    text = jinja2.Environment(loader=loader).get_template(file).render(pillar=values)
+    text = jinja2.Environment(loader=loader).get_template(f"{role}/init.sls").render(pillar=values)
     states = yaml.safe_load(text)
     (unpacked,) = [each["archive.extracted"] for each in states.values() if "archive.extracted" in each]
     required = [each["require"] for each in unpacked if "require" in each]

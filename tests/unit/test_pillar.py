@@ -14,7 +14,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from saltern import controller, judge, pillar, secrets, steps
+from saltern import artifact, controller, judge, pillar, secrets, steps
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, role_of
 
@@ -137,6 +137,40 @@ def test_the_pillar_we_ship_has_no_fault():
 )  # fmt: skip
 def test_a_fault_is_one_line_with_file_key_and_remedy(path, value, line):
     assert list(pillar.faults(changed(path, value))) == [line]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("rollout.batch", 0, "(a number of machines, or per cent such as 40%)"),
+        ("rollout.max_unavailable", "0%", "(a number of machines, or per cent such as 40%)"),
+        ("rollout.order", "random", "(load or id)"),
+        ("rollout.freeze", [{"days": ["sunday"], "reason": "r"}], "'sunday' is not one of"),
+        (
+            "rollout.freeze",
+            [{"hours": ["22:00", "24:00"], "reason": "r"}],
+            '(a time in quotes, such as "22:00")',
+        ),
+        ("rollout.freeze", [{"reason": "always"}], "rollout.freeze.0"),
+        (
+            "rollout.freeze",
+            [{"days": ["sat"], "dates": ["2026-01-01", "2026-01-02"]}],
+            "rollout.freeze.0.reason: missing",
+        ),
+        ("rollout.gates.errors_percent", 101, "(percent, 0 to 100)"),
+        ("rollout.version_path", "version", "(a path, such as /version)"),
+    ],
+)
+def test_how_things_are_rolled_is_checked_before_any_machine_gets_it(path, value, words):
+    (line,) = pillar.faults(changed(path, value))
+    assert line.startswith("pillar/rollout.sls: rollout.") and words in line
+
+
+def test_while_a_release_is_rolled_a_machine_has_one_of_its_own(fleet):
+    own = artifact.Artifact("rown", "5" * 64, "artifacts/rown.tar.gz")
+    artifact.want(fleet, {"prod1": own})
+    assert pillar.for_machine(fleet, "prod1")["release"]["id"] == "rown"
+    assert pillar.for_machine(fleet, "prod2")["release"]["id"] == "r0123456789ab"
 
 
 @pytest.mark.parametrize("name", ["root", "Joe", "mailsink", "a b", "-a", ""])
