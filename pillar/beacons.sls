@@ -40,3 +40,9 @@ beacons:
     - service: product
     # Samples, one a second, that are told at once: so many seconds after it the judge knows of one.
     - batch: 10
+
+  # What ops1 builds: no threshold; the folder its worker leaves its words in, and how many seconds until they are said
+  # again when the master has not written them down.
+  build:
+    - outbox: /var/lib/saltern-pipeline/outbox
+    - again: 10

@@ -12,3 +12,4 @@ base:
     - alerts
     - scaling
     - rollout
+    - pipeline

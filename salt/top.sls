@@ -11,3 +11,4 @@ base:
     - product
   'ops*':
     - ops
+    - pipeline

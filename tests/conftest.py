@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from saltern import artifact, secrets
+from saltern import artifact, secrets, workplace
 from saltern.fleet import REPOSITORY, Fleet, write_atomically
 from saltern.local.cgroup import Limits
 from saltern.local.machine import Machine
@@ -27,6 +27,10 @@ RELEASES = {
     "agent": artifact.Artifact("a0123456789ab", "1" * 64, "artifacts/a0123456789ab.tar.gz"),
     "prod": artifact.Artifact("r0123456789ab", "2" * 64, "artifacts/r0123456789ab.tar.gz"),
     "canary": artifact.Artifact("r123456789abc", "3" * 64, "artifacts/r123456789abc.tar.gz"),
+}
+PARTS = {
+    "seed": artifact.Artifact("s0123456789ab", "4" * 64, "artifacts/s0123456789ab.tar.gz"),
+    "wheels": artifact.Artifact("w0123456789ab", "5" * 64, "artifacts/w0123456789ab.tar.gz"),
 }
 
 
@@ -56,6 +60,7 @@ def make_fleet() -> Iterator[Callable[..., Fleet]]:
         fleet.save()
         secrets.ensure(fleet)
         artifact.want(fleet, dict(RELEASES))
+        workplace.keep_parts(fleet, PARTS)
         for machine, address in machines.items():
             write_machine(fleet, machine, address)
         return fleet

@@ -3,6 +3,12 @@
 {% set agent = pillar['agent'] %}
 {% set agent_home = '/opt/saltern/agent/' ~ agent['id'] %}
 
+# Each configuration in it is for one user; the folder is for all of them.
+folder of the agent's configurations:
+  file.directory:
+    - name: /etc/saltern
+    - mode: '0755'
+
 {{ fits('Python for the agent', agent, agent_home) }}
 agent on disk:
   archive.extracted:

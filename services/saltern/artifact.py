@@ -64,27 +64,60 @@ class Artifact:
 def build(fleet: Fleet, packages: Sequence[Path], requirements: Path, prefix: str) -> Artifact:
     """Make the artifact of some packages with their locked requirements, unless the fleet has it.
 
+    The arguments and errors are those of `make`; the wheels are the fleets' own.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        artifact, content = make(
+            packages, requirements, prefix, site=Path(folder) / "site", wheels=[home() / WHEELHOUSE]
+        )
+    return store(fleet, artifact, content)
+
+
+def make(
+    packages: Sequence[Path], requirements: Path | None, prefix: str, *, site: Path, wheels: Sequence[Path]
+) -> tuple[Artifact, bytes]:
+    """Make the artifact of some packages with their locked requirements: what it is, and its bytes.
+
     :param packages: the folders that are imported, such as services/product/product
-    :param requirements: what they require, hash-locked; the wheels must be in the wheelhouse
+    :param requirements: what they require, hash-locked; None: nothing
     :param prefix: a lower-case letter that starts the id: what kind of thing it is
+    :param site: a folder that gets the requirements
+    :param wheels: folders that have their wheels
     :raises SalternError: a requirement has no wheel, or has native code that does not say for which Python it is
     """
     for package in packages:
         if not (package / "__init__.py").exists():
             raise SalternError(f"{package}: not a Python package; it has no __init__.py")
-    with tempfile.TemporaryDirectory() as folder:
-        site = Path(folder) / "site"
-        wheels = home() / WHEELHOUSE
-        run([
-            sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile", "--no-index",
-            "--only-binary", ":all:", "--require-hashes", "--find-links", str(wheels), "--target", str(site),
-            "-r", str(requirements),
-        ])  # fmt: skip
+    site.mkdir(exist_ok=True)
+    platform = ANY
+    if requirements is not None:
+        install(requirements, site, wheels)
         platform = _platform(site, requirements)
-        content = _pack(site, packages)
+    content = _pack(site, packages)
+    return described(content, prefix, platform), content
+
+
+def install(requirements: Path, site: Path, wheels: Sequence[Path]) -> None:
+    """Put what is locked into a folder that Python can import from, from wheels alone: no code of theirs runs.
+
+    :raises SalternError: there is no wheel with the hash that is locked
+    """
+    run([
+        sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile", "--no-index",
+        "--only-binary", ":all:", "--require-hashes", *(f"--find-links={folder}" for folder in wheels),
+        "--target", str(site), "-r", str(requirements),
+    ])  # fmt: skip
+
+
+def described(content: bytes, prefix: str, platform: str) -> Artifact:
+    """What an artifact with this content is called, and where it belongs."""
     digest = hashlib.sha256(content).hexdigest()
     name = f"{prefix}{digest[:12]}"
-    artifact = Artifact(name, digest, f"artifacts/{name}.tar.gz", platform)
+    return Artifact(name, digest, f"artifacts/{name}.tar.gz", platform)
+
+
+def store(fleet: Fleet, artifact: Artifact, content: bytes) -> Artifact:
+    """Put an artifact where the fleet's file server has it, unless it is there."""
     target = fleet.files / artifact.file
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +125,22 @@ def build(fleet: Fleet, packages: Sequence[Path], requirements: Path, prefix: st
         half.write_bytes(content)
         half.replace(target)
     return artifact
+
+
+def archive(files: Mapping[str, bytes], *, level: int = 9) -> bytes:
+    """A tar.gz of files by name that depends on nothing but their content; its last file is the marker.
+
+    :param level: how hard gzip tries, 0 (not at all, for what is compressed already) to 9
+    """
+    raw = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="", compresslevel=level) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as made,
+    ):
+        for name in sorted(files):
+            _add(made, name, files[name])
+        _add(made, MARKER, b"")
+    return raw.getvalue()
 
 
 def _platform(site: Path, requirements: Path) -> str:
@@ -125,21 +174,13 @@ def _pack(site: Path, packages: Sequence[Path]) -> bytes:
             within = path.relative_to(package)
             if path.is_file() and "__pycache__" not in path.parts and "tests" not in within.parts:
                 files[f"{package.name}/{within.as_posix()}"] = path
-    raw = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-    ):
-        for name in sorted(files):
-            _add(archive, name, files[name].read_bytes())
-        _add(archive, MARKER, b"")
-    return raw.getvalue()
+    return archive({name: path.read_bytes() for name, path in files.items()})
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def _add(made: tarfile.TarFile, name: str, content: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(content), 0o644
-    archive.addfile(entry, io.BytesIO(content))
+    made.addfile(entry, io.BytesIO(content))
 
 
 def releases(fleet: Fleet) -> dict[str, Artifact]:

@@ -8,13 +8,14 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from saltern import doctor, fleet, master, status, up
+from saltern import doctor, fleet, master, status, up, workplace
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
 from saltern.runners import EXPECTED
@@ -59,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--json", action="store_true", help="as one JSON object")
     each = add("down", "end the fleet and leave nothing of it behind")
     each.add_argument("--purge", action="store_true", help="remove the machine image too")
+    each = add("clone", "a working copy of the product, ready to push")
+    each.add_argument("dir", metavar="DIR", nargs="?", default="product", help="where (default: product)")
     each = add("doctor", "say what this machine lacks, and the remedy")
     each.add_argument("--subnet", metavar="CIDR", help="the network to look for")
     commands.add_parser(
@@ -85,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen.others = others
     try:
         return {
-            "up": _up, "status": _status, "down": _down, "doctor": _doctor, "test": _test, "bench": _bench,
+            "up": _up, "status": _status, "down": _down, "clone": _clone, "doctor": _doctor, "test": _test,
+            "bench": _bench,
         }[chosen.command](chosen)  # fmt: skip
     except EXPECTED as error:
         print(f"saltern: {error}", file=sys.stderr)
@@ -173,7 +177,13 @@ def _up(arguments: argparse.Namespace) -> int:
     print(
         f"fleet {chosen.name}: {len(machines)} machines ready in {screen.seconds().strip()}, {changed} states changed"
     )
-    print(f"  product    {urls['product']}\n  admin API  {urls['admin']}\n  alerts     {urls['alerts']}")
+    for name, url in (
+        ("product", "product"),
+        ("dashboard", "dashboard"),
+        ("admin API", "admin"),
+        ("alerts", "alerts"),
+    ):
+        print(f"  {name:<9}  {urls[url]}")
     print("next:  . .venv/bin/activate && salt '*' test.ping    |    ./saltern status    |    ./saltern down")
     return 0
 
@@ -211,6 +221,18 @@ def _down(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     up.down(chosen, purge=arguments.purge, tell=lambda words: print(f"  removing {words}", file=sys.stderr))
     print(f"fleet {chosen.name}: gone in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _clone(arguments: argparse.Namespace) -> int:
+    _root()
+    target = workplace.clone(
+        _chosen(arguments), Path(arguments.dir), lambda words: print(f"  {words}", file=sys.stderr)
+    )
+    print(f"{target}: on branch staging; what is pushed there goes to the canary")
+    print(
+        f"next:  cd {arguments.dir} && edit, git commit -a, git push    |    git push origin staging:production"
+    )
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import redis
 
-from saltern import pillar, secrets
+from saltern import delivery, pillar, secrets
 from saltern.alert_store import Alert, AlertStore
 from saltern.conductor import Conductor, Settings
 from saltern.errors import SalternError
@@ -116,7 +116,7 @@ def conduct(
         conductor = Conductor(
             client, SaltCloud(fleet), kept,
             PillarSettings(fleet.pillar_dir, lambda pillar: Settings.from_pillar(pillar["scaling"])),
-            fire=say, alarm=alarm, kinds={**KINDS, **roller.kinds()},
+            fire=say, alarm=alarm, kinds={**KINDS, **roller.kinds(), **delivery.kinds(fleet)},
         )  # fmt: skip
         recorder = Recorder(client, kept)
         stepper = Stepper(

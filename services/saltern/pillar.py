@@ -15,7 +15,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from saltern import artifact, certificates, pressure, secrets
+from saltern import artifact, certificates, pressure, secrets, ssh_keys, workplace
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, ROLES, Fleet, role_of
 from saltern.judge import Thresholds
@@ -95,7 +95,12 @@ def _odd(value: object, path: tuple) -> Iterator[tuple[tuple, str]]:
 # TCP ports of one machine: proxy1's, ops1's. No two may be the same.
 PORTS_OF_A_MACHINE = (
     (("traffic", "listen", "port"), ("traffic", "metrics", "port"), ("admin", "port")),
-    (("ops", "alertmanager_port"), ("ops", "mail", "sink_port")),
+    (
+        ("ops", "alertmanager_port"),
+        ("ops", "dashboard", "port"),
+        ("ops", "mail", "sink_port"),
+        ("pipeline", "port"),
+    ),
     (("redis", "port"), ("redis", "sentinel", "port")),
 )
 
@@ -257,11 +262,23 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
         told["machine"]["pool"] = pool
         # While a release is rolled over a pool, a machine has one of its own.
         told["release"] = _as_pillar(wanted, minion_id if minion_id in wanted else pool)
+    if role == "ops":
+        told["pipeline_parts"] = _pipeline(fleet, kept["pipeline"])
     if role == "ops" and (path := load(fleet.pillar_dir)["ops"]["mail"]["password_file"]):
         told["secrets"]["smarthost"] = _password(Path(path))
     if role in ("proxy", "ops", "redis"):
         told["agent"] = _as_pillar(wanted, "agent")
     return told
+
+
+def _pipeline(fleet: Fleet, kept: Mapping[str, str]) -> dict[str, Any]:
+    """What ops1 alone is told of the pipeline: keys, and where its parts are."""
+    parts = {
+        name: {"id": part.id, "sha256": part.sha256, "source": f"salt://{part.file}"}
+        for name, part in workplace.parts(fleet).items()
+    }
+    key = ssh_keys.public(kept["push_key"])
+    return {**parts, "host_key": kept["host_key"], "push_key": key, "token": kept["token"]}
 
 
 def _password(path: Path) -> str:

@@ -7,6 +7,7 @@ import hmac
 import json
 import secrets
 
+from saltern import ssh_keys
 from saltern.errors import SalternError
 from saltern.fleet import Fleet, write_atomically
 
@@ -24,6 +25,12 @@ def generate() -> dict:
         "redis": {user: secrets.token_hex(32) for user in REDIS_USERS},
         "sentinel": {user: secrets.token_hex(32) for user in SENTINEL_USERS},
         "tls": secrets.token_hex(32),
+        # How ops1 proves itself to who pushes, what `./saltern clone` pushes with, and what ends a build.
+        "pipeline": {
+            "host_key": ssh_keys.generate(),
+            "push_key": ssh_keys.generate(),
+            "token": secrets.token_urlsafe(32),
+        },
         "admin": {scope: secrets.token_urlsafe(32) for scope in ADMIN_SCOPES},
     }
 

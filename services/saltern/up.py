@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from saltern import artifact, master, members, pillar, secrets
+from saltern import artifact, master, members, pillar, secrets, workplace
 from saltern.errors import SalternError
 from saltern.fleet import DEFAULT_MACHINES, MACHINE_ID, REPOSITORY, Fleet, role_of
 from saltern.local import cgroup, image, kernel, machine, network
 from saltern.shell import last_line
+from saltern.workplace import FLAGS, PRODUCT
 
-PRODUCT = REPOSITORY / "services" / "product"
-FLAGS = REPOSITORY / "services" / "flags" / "src" / "openfeature_redis"
 AGENT = (REPOSITORY / "services" / "saltern", FLAGS)
 READY_SECONDS = 180.0
 # The order of a machine's stages; "failed" may follow any of them.
@@ -93,6 +92,7 @@ def build_releases(fleet: Fleet) -> None:
     agent = artifact.build(fleet, AGENT, REPOSITORY / "requirements" / "agent.txt", "a")
     kept = artifact.releases(fleet)
     changes = {"agent": agent}
+    workplace.build_parts(fleet)
     if missing := [pool for pool in artifact.POOLS if pool not in kept]:
         product = artifact.build(fleet, (PRODUCT / "product", FLAGS), PRODUCT / "requirements.txt", "r")
         changes |= dict.fromkeys(missing, product)

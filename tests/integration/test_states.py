@@ -27,7 +27,7 @@ ROLES = {
     "redis1": ["common", "redis"],
     "prod1": ["common", "product"],
     "staging1": ["common", "product"],
-    "ops1": ["common", "ops"],
+    "ops1": ["common", "ops", "pipeline"],
 }
 
 
@@ -125,7 +125,13 @@ CHECKS = {
     "redis1": {("/usr/local/sbin/check-redis-conf", "redis.conf"), ("python3", "start.json")},
     "prod1": {("python3", "config.json")},
     "staging1": {("python3", "config.json")},
-    "ops1": {("amtool", "alertmanager.yml")},
+    "ops1": {
+        ("amtool", "alertmanager.yml"),
+        ("/usr/local/sbin/check-sshd-config", "sshd_config"),
+        ("git", "config"),
+        ("sh", "pre-receive"),
+        ("python3", "pipeline.json"),
+    },
 }
 
 
@@ -133,7 +139,10 @@ CHECKS = {
 def test_every_check_of_a_file_is_passed_by_what_is_rendered(rendered, minion):
     """The check_cmd of each file, run as the state runs it: by the program the file is for."""
     made = rendered(minion)
-    own = {"/usr/local/sbin/check-redis-conf": str(REPOSITORY / "salt" / "redis" / "check-redis-conf")}
+    own = {
+        "/usr/local/sbin/check-redis-conf": str(REPOSITORY / "salt" / "redis" / "check-redis-conf"),
+        "/usr/local/sbin/check-sshd-config": str(REPOSITORY / "salt" / "pipeline" / "check-sshd-config"),
+    }
     checked = set()
     for chunk in made.chunks:
         if not (command := chunk.get("check_cmd")):
@@ -143,7 +152,7 @@ def test_every_check_of_a_file_is_passed_by_what_is_rendered(rendered, minion):
         if not shutil.which(own.get(program, program), path=PATH):
             continue
         path = made.files[chunk["name"]]
-        if program in own:
+        if program.endswith("redis-conf"):
             text = path.read_text().replace("/etc/redis/users.acl", str(made.files["/etc/redis/users.acl"]))
             path = path.with_suffix(".here")
             path.write_text(text)
@@ -171,6 +180,14 @@ def test_every_check_of_a_file_is_passed_by_what_is_rendered(rendered, minion):
             "aclfile ",
             "aclfile /no",
         ),
+        (
+            "ops1",
+            "/etc/ssh/sshd_config",
+            f"{REPOSITORY}/salt/pipeline/check-sshd-config",
+            "PermitTunnel",
+            "PermitTunnl",
+        ),
+        ("ops1", "/srv/git/product.git/config", "git config --list -f", "[receive]", "[receive"),
     ],
 )
 def test_a_file_that_is_wrong_fails_its_check(rendered, tmp_path, minion, name, command, old, new):

@@ -369,6 +369,9 @@ def test_a_machine_is_told_its_own_secrets_and_no_others(fleet, machine):
     keys = {name for name in fleet.inventory() if secrets.event_key(kept["events"], name) in told}
     assert keys == {machine}
     assert kept["events"] not in told
+    pipeline = {name for name, value in kept["pipeline"].items() if value in told}
+    # The key that pushes is nobody's but the person's at this host.
+    assert pipeline == ({"host_key", "token"} if role_of(machine) == "ops" else set())
     assert (set(kept["admin"].values()) <= told) == (role_of(machine) == "proxy")
     assert set(kept["admin"].values()) & told in (set(), set(kept["admin"].values()))
 

@@ -27,7 +27,7 @@ BASE_PACKAGES = (
     "systemd", "systemd-sysv", "tzdata", "unattended-upgrades",
 )  # fmt: skip
 ROLE_PACKAGES = (
-    "haproxy", "prometheus-alertmanager", "python3-aiosmtpd", "redis-server", "redis-tools",
+    "git", "haproxy", "openssh-server", "prometheus-alertmanager", "python3-aiosmtpd", "redis-server", "redis-tools",
 )  # fmt: skip
 MINION_VENV = "/opt/saltern/salt"
 SPACE_NEEDED_MIB = 3000
