@@ -1,7 +1,15 @@
-# ops1: alerts and mail.
+# ops1: alerts and mail, the dashboard.
 ops:
   # TCP port of Alertmanager.
   alertmanager_port: 9093
+  dashboard:
+    # Where it listens: "*" is every IPv4 address of ops1; TCP port.
+    address: "*"
+    port: 8080
+    # Pages that may listen at once.
+    viewers: 128
+    # Seconds a person stays signed in.
+    session_s: 28800
   mail:
     # Where alerts go.
     to: operator@fleet.test

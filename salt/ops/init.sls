@@ -1,4 +1,4 @@
-# Alerts and mail: Alertmanager, what keeps it told, and a sink that keeps mail where a person can read it.
+# Alerts and mail: Alertmanager, what keeps it told, and a sink that keeps mail where a person can read it; the dashboard.
 {% set ops = pillar['ops'] %}
 
 include:
@@ -65,6 +65,12 @@ alertmanager:
       - file: alertmanager arguments
       - file: text of the mails
 
+# Daemons of several users read their own file in it.
+folder of configurations:
+  file.directory:
+    - name: /etc/saltern
+    - mode: '0755'
+
 alerts user:
   user.present:
     - name: saltern-alerts
@@ -78,12 +84,12 @@ alerts configuration:
     - name: /etc/saltern/alerts.json
     - source: salt://ops/alerts.json.j2
     - template: jinja
-    - makedirs: True
     - group: saltern-alerts
     - mode: '0640'
     - show_changes: False
     - check_cmd: python3 -m json.tool
     - require:
+      - file: folder of configurations
       - user: alerts user
 
 alerts unit:
@@ -105,6 +111,48 @@ alerts:
     - watch:
       - file: alerts unit
       - file: alerts configuration
+      - file: agent
+
+# The dashboard: it reads Redis as `observer`, and has no right to change anything; who changes something brings a token.
+dashboard user:
+  user.present:
+    - name: saltern-dashboard
+    - system: True
+    - home: /nonexistent
+    - createhome: False
+    - shell: /usr/sbin/nologin
+
+dashboard configuration:
+  file.managed:
+    - name: /etc/saltern/dashboard.json
+    - source: salt://ops/dashboard.json.j2
+    - template: jinja
+    - group: saltern-dashboard
+    - mode: '0640'
+    - show_changes: False
+    - check_cmd: python3 -m json.tool
+    - require:
+      - file: folder of configurations
+      - user: dashboard user
+
+dashboard unit:
+  file.managed:
+    - name: /etc/systemd/system/saltern-dashboard.service
+    - source: salt://ops/saltern-dashboard.service
+  module.run:
+    - service.systemctl_reload: []
+    - onchanges:
+      - file: dashboard unit
+
+dashboard:
+  service.running:
+    - name: saltern-dashboard
+    - enable: True
+    - require:
+      - module: dashboard unit
+    - watch:
+      - file: dashboard unit
+      - file: dashboard configuration
       - file: agent
 
 mail sink user:

@@ -211,6 +211,10 @@ class Admin:
 
     # -- itself
 
+    def token(self, call: Call) -> Answer:
+        """What the caller's token allows."""
+        return Answer(200, {"scope": call.scope})
+
     def health(self, call: Call) -> Answer:
         """Whether Redis, the controller and HAProxy do their work."""
         status = self._status()
@@ -405,6 +409,8 @@ def routes(admin: Admin) -> tuple[Route, ...]:
                            cause=CAUSE),
               description="drain ends with its last request, or after limit_s seconds; force lets the last "
               "live production server go."),
+        Route("GET", "/token", "What the token of the request allows.", admin.token,
+              {200: ("Its scope.", "Token")}),
         Route("GET", "/health", "Whether Redis, the controller and HAProxy do their work.", admin.health,
               {200: ("They do.", "Health"), 503: ("One does not.", "Health")}, scope="",
               description="Without a token it tells ok or degraded and nothing else."),

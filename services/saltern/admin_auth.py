@@ -90,3 +90,8 @@ class Limiter:
                 return (1 - bucket.level) / self.rate
             bucket.level -= 1
             return 0.0
+
+    def forget(self, key: Hashable) -> None:
+        """What a key took does not count any more."""
+        with self._lock:
+            self._buckets.pop(key, None)

@@ -36,7 +36,7 @@ class Requests:
         """The counts as metric lines."""
         with self._lock:
             answers, times, seconds = dict(self._answers), dict(self._times), dict(self._seconds)
-        found = _metric(
+        found = metric(
             "saltern_admin_requests_total",
             "counter",
             "Requests answered.",
@@ -57,15 +57,15 @@ def traffic(state: State | None, status: Mapping[str, Any], orders: int) -> list
     """The registry (None: it cannot be read) and the controller's status as metric lines."""
     share = status.get("share")
     lines = [
-        *_metric("saltern_registry_up", "gauge", "1 while Redis answers.", [({}, int(state is not None))]),
-        *_metric(
+        *metric("saltern_registry_up", "gauge", "1 while Redis answers.", [({}, int(state is not None))]),
+        *metric(
             "saltern_controller_ok",
             "gauge",
             "1 while HAProxy equals the registry.",
             [({}, int(bool(status.get("ok"))))],
         ),
-        *_metric("saltern_orders_waiting", "gauge", "Orders the controller has not taken.", [({}, orders)]),
-        *_metric(
+        *metric("saltern_orders_waiting", "gauge", "Orders the controller has not taken.", [({}, orders)]),
+        *metric(
             "saltern_effective_share_percent",
             "gauge",
             "Percent of requests the canary is given now.",
@@ -77,15 +77,15 @@ def traffic(state: State | None, status: Mapping[str, Any], orders: int) -> list
     wants = Counter((i.pool, i.want) for i in state.instances.values())
     return [
         *lines,
-        *_metric("saltern_registry_revision", "counter", "Changes ever made.", [({}, state.revision)]),
-        *_metric("saltern_share_percent", "gauge", "The canary's wanted share.", [({}, state.split.share)]),
-        *_metric(
+        *metric("saltern_registry_revision", "counter", "Changes ever made.", [({}, state.revision)]),
+        *metric("saltern_share_percent", "gauge", "The canary's wanted share.", [({}, state.split.share)]),
+        *metric(
             "saltern_canary_latched",
             "gauge",
             "1 while the canary is turned off.",
             [({}, int("canary" in state.latches))],
         ),
-        *_metric(
+        *metric(
             "saltern_instances",
             "gauge",
             "Registered instances.",
@@ -99,7 +99,7 @@ def text(lines: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _metric(name: str, kind: str, about: str, samples: Iterable[Sample]) -> list[str]:
+def metric(name: str, kind: str, about: str, samples: Iterable[Sample]) -> list[str]:
     return [*_head(name, kind, about), *(_line(name, labels, value) for labels, value in samples)]
 
 

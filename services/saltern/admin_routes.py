@@ -225,6 +225,7 @@ SCHEMAS: Mapping[str, Schema] = {
     },
     "Flag": _answer(state={"enum": ["ENABLED", "DISABLED"]}, variants=_ANY),
     "Flags": _answer(revision={"type": "integer"}, flags=_ANY),
+    "Token": _answer(scope={"enum": ["read", "write"]}),
     "Text": {"type": "string"},
     "Document": {"type": "object", "required": ["openapi", "paths"]},
 }

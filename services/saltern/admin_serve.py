@@ -1,4 +1,4 @@
-"""How gunicorn serves the admin API: one process of several threads that no slow client can hold up."""
+"""How gunicorn serves the admin API and the dashboard: one process, of threads that no slow client can hold up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.errors import (
@@ -23,8 +23,6 @@ from gunicorn.http.errors import (
 )
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from .admin_config import Config
-
 _REFUSALS = {
     LimitRequestLine: HTTPStatus.REQUEST_URI_TOO_LONG,
     LimitRequestHeaders: HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -36,6 +34,19 @@ _CLOSERS = 4
 _KEEPALIVE_S = 15
 _GRACEFUL_S = 10
 _CONNECTIONS = 256
+
+
+class Listening(Protocol):
+    """What of a configuration is about serving."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def request_s(self) -> float: ...
 
 
 class PatientWorker(ThreadWorker):
@@ -126,7 +137,7 @@ class _Application(BaseApplication):
         return self._make()
 
 
-def settings(config: Config) -> dict[str, Any]:
+def settings(config: Listening) -> dict[str, Any]:
     """gunicorn's settings, by its own names."""
     PatientWorker.request_s = config.request_s
     host = f"[{config.address}]" if ":" in config.address else config.address
@@ -155,7 +166,10 @@ def settings(config: Config) -> dict[str, Any]:
     }
 
 
-def serve(config: Config, make: Callable[[], Any]) -> int:
-    """Serve the WSGI program that ``make`` returns, made in the worker, until SIGTERM."""
-    _Application(settings(config), make).run()
+def serve(config: Listening, make: Callable[[], Any], **others: Any) -> int:
+    """Serve the WSGI program that ``make`` returns, made in the worker, until SIGTERM.
+
+    ``others`` are settings of gunicorn's that differ from ours.
+    """
+    _Application({**settings(config), **others}, make).run()
     return 0

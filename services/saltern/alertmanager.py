@@ -104,6 +104,11 @@ class Alertmanager:
         about = {"matchers": matchers, "createdBy": by, "comment": comment, **times}
         return json.loads(self._ask("POST", "/api/v2/silences", about))["silenceID"]
 
+    def silences(self) -> list[dict[str, Any]]:
+        """Every silence that is not over: id, matchers, createdBy, comment, startsAt, endsAt."""
+        found = json.loads(self._ask("GET", "/api/v2/silences"))
+        return [each for each in found if each["status"]["state"] != "expired"]
+
     def unsilence(self, silence_id: str) -> None:
         """End a silence."""
         self._ask("DELETE", f"/api/v2/silence/{quote(silence_id, safe='')}")

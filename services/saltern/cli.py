@@ -177,7 +177,13 @@ def _up(arguments: argparse.Namespace) -> int:
     print(
         f"fleet {chosen.name}: {len(machines)} machines ready in {screen.seconds().strip()}, {changed} states changed"
     )
-    print(f"  product    {urls['product']}\n  admin API  {urls['admin']}\n  alerts     {urls['alerts']}")
+    for name, url in (
+        ("product", "product"),
+        ("dashboard", "dashboard"),
+        ("admin API", "admin"),
+        ("alerts", "alerts"),
+    ):
+        print(f"  {name:<9}  {urls[url]}")
     print("next:  . .venv/bin/activate && salt '*' test.ping    |    ./saltern status    |    ./saltern down")
     return 0
 

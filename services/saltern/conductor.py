@@ -47,12 +47,10 @@ from saltern.provisioning import (
     members,
     size_of,
 )
-from saltern.registry import PREFIX, Registry, RegistryError, State
+from saltern.registry import FELT, PREFIX, Registry, RegistryError, State
 
 log = logging.getLogger("saltern.conductor")
 
-FELT = PREFIX + "felt"
-"""Hash: ``<machine>/<metric>`` → JSON: high, percent, since and at (unix seconds), counter."""
 SCALE = PREFIX + "scale:"
 """JSON by pool: the scaling policy's memory and its last decision."""
 HEALING = PREFIX + "healing"
@@ -438,7 +436,7 @@ class Conductor:
             return
         with self._lock:
             kept = self._load(SCALE + intent.pool) or {}
-            memory = change(_scaling_memory(kept))
+            memory = change(scaling_memory(kept))
             self.client.set(SCALE + intent.pool, json.dumps({**kept, "memory": memory.to_data()}))
 
     # -- deciding
@@ -480,16 +478,20 @@ class Conductor:
         unfinished: list[Intent],
     ) -> None:
         now = self.now()
-        there = members(pool, machines, state, observed)
-        current = wanted_number(pool, len(there), unfinished)
-        if current < len(there):
-            # Some are about to go: what is decided is about those that stay.
-            there = scaling.youngest_first(there)[len(there) - current :]
-        metrics = metrics_of(policy, felt, now, settings.stale_s)
         with self._lock:
             kept = self._load(SCALE + pool) or {}
-            memory = _scaling_memory(kept)
-            decision = scaling.decide(policy, there, current, metrics, memory, now)
+            there, current, decision = considered(
+                pool,
+                policy,
+                settings.stale_s,
+                machines,
+                state,
+                observed,
+                felt,
+                unfinished,
+                scaling_memory(kept),
+                now,
+            )
             memory = decision.memory
             if decision.desired != current:
                 cause = _cause(felt, policy.targets, decision.desired > current)
@@ -618,6 +620,28 @@ class Conductor:
         self._probing.start()
 
 
+def considered(
+    pool: str,
+    policy: scaling.Policy,
+    stale_s: float,
+    machines: Mapping[str, Machine],
+    state: State,
+    observed: Mapping[str, Any] | None,
+    felt: Mapping[str, Felt],
+    unfinished: list[Intent],
+    memory: scaling.Memory,
+    now: float,
+) -> tuple[list[scaling.Member], int, scaling.Decision]:
+    """What the policy makes of everything: the machines it is about, how many are wanted by now, and the decision."""
+    there = members(pool, machines, state, observed)
+    current = wanted_number(pool, len(there), unfinished)
+    if current < len(there):
+        # Some are about to go: what is decided is about those that stay.
+        there = scaling.youngest_first(there)[len(there) - current :]
+    metrics = metrics_of(policy, felt, now, stale_s)
+    return there, current, scaling.decide(policy, there, current, metrics, memory, now)
+
+
 def metrics_of(
     policy: scaling.Policy, felt: Mapping[str, Felt], now: float, stale_s: float
 ) -> list[scaling.Metric]:
@@ -644,7 +668,8 @@ def wanted_number(pool: str, there: int, unfinished: list[Intent]) -> int:
     return int(wishes[-1].args["to"]) if wishes else there
 
 
-def _scaling_memory(kept: Mapping[str, Any]) -> scaling.Memory:
+def scaling_memory(kept: Mapping[str, Any]) -> scaling.Memory:
+    """The policy's memory, of what is kept under `SCALE`."""
     return scaling.Memory.from_data(kept["memory"]) if "memory" in kept else scaling.Memory()
 
 

@@ -246,7 +246,7 @@ class Queue:
     def load(self, id_: str) -> Intent | None:
         """The intent, finished or not; None when there is none by this id any more."""
         stored = self.client.hgetall(INTENT + id_)
-        return _parse(id_, stored) if stored else None
+        return parse(id_, stored) if stored else None
 
     def unfinished(self) -> list[Intent]:
         """Every intent that is queued or running, oldest first."""
@@ -256,7 +256,7 @@ class Queue:
     def begin(self, id_: str) -> Intent:
         """Start with an intent, or go on with it; wishes that come from now on make a new one."""
         flat = self._begin(keys=_KEYS, args=(INTENT, JOURNAL_LENGTH, id_, self.who))
-        return _parse(id_, dict(zip(flat[::2], flat[1::2], strict=True)))
+        return parse(id_, dict(zip(flat[::2], flat[1::2], strict=True)))
 
     def record(
         self,
@@ -297,7 +297,7 @@ def _one_line(text: str) -> str:
     return line if len(line) <= TEXT_LENGTH else line[: TEXT_LENGTH - 3] + "..."
 
 
-def _parse(id_: str, stored: Mapping[str, str]) -> Intent:
+def parse(id_: str, stored: Mapping[str, str]) -> Intent:
     """The intent a hash describes.
 
     :raises IntentError: a field is missing or unreadable

@@ -19,15 +19,15 @@ from saltern.topology import access
 FIELDS = {"port", "release"}
 
 
-def link(fleet: Fleet) -> redis.Redis:
-    """The master's own client of the fleet's Redis."""
+def link(fleet: Fleet, user: str = "admin") -> redis.Redis:
+    """The master's own client of the fleet's Redis; as `observer` it can change nothing."""
     settings = load(fleet.pillar_dir)["redis"]
     found = redis_topology(fleet, settings)
     if found is None:
         raise SalternError(f"redis: fleet {fleet.name} has no {settings['primary']}; `./saltern up` makes it")
     kept = secrets.load(fleet)
     ca = certificates.authority(kept["tls"]) if settings["tls"] else ""
-    return connect(access(found, settings, "admin", kept, ca))
+    return connect(access(found, settings, user, kept, ca))
 
 
 def begin(fleet: Fleet) -> None:

@@ -95,7 +95,12 @@ def _odd(value: object, path: tuple) -> Iterator[tuple[tuple, str]]:
 # TCP ports of one machine: proxy1's, ops1's. No two may be the same.
 PORTS_OF_A_MACHINE = (
     (("traffic", "listen", "port"), ("traffic", "metrics", "port"), ("admin", "port")),
-    (("ops", "alertmanager_port"), ("ops", "mail", "sink_port"), ("pipeline", "port")),
+    (
+        ("ops", "alertmanager_port"),
+        ("ops", "dashboard", "port"),
+        ("ops", "mail", "sink_port"),
+        ("pipeline", "port"),
+    ),
     (("redis", "port"), ("redis", "sentinel", "port")),
 )
 

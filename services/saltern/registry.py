@@ -44,6 +44,10 @@ INSTANCE = PREFIX + "instance:"
 FORCED = PREFIX + "forced"
 LATCH = PREFIX + "latch:canary"
 STEPS = PREFIX + "steps"
+FELT = PREFIX + "felt"
+"""What machines feel, told by the conductor: a hash, ``<machine>/<metric>`` → JSON: high, percent, since and at (unix
+seconds), counter. Not desired state.
+"""
 
 POOLS = ("prod", "canary")
 WANTS = ("ready", "drain", "maint")

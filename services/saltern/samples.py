@@ -157,17 +157,19 @@ def read(client: redis.Redis, started: float, ended: float) -> list[Batch]:
     Raises redis.RedisError. What is not a batch is left out: a missing sample never passes.
     """
     last = ended + LARGEST_BATCH * LONGEST_S
-    found = []
-    for id_, fields in client.xrange(SAMPLES, min=int(started * 1000), max=int(last * 1000)):
-        try:
-            told = checked(json.loads(fields["data"]))
-            at = int(id_.split("-")[0]) / 1000 - float(fields["age"])
-            found.append(
-                Batch(fields["machine"], at, told["seconds"], *(tuple(told[n]) for n in ("cpu", "memory")))
-            )
-        except (KeyError, ValueError, TypeError) as error:
-            log.warning("%s: entry %s is no batch: %s", SAMPLES, id_, error)
-    return found
+    entries = client.xrange(SAMPLES, min=int(started * 1000), max=int(last * 1000))
+    return [batch for id_, fields in entries if (batch := parse(id_, fields)) is not None]
+
+
+def parse(id_: str, fields: Mapping[str, str]) -> Batch | None:
+    """An entry of the stream; None, and a line in the log, when it is no batch."""
+    try:
+        told = checked(json.loads(fields["data"]))
+        at = int(id_.split("-")[0]) / 1000 - float(fields["age"])
+        return Batch(fields["machine"], at, told["seconds"], *(tuple(told[n]) for n in ("cpu", "memory")))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        log.warning("%s: entry %s is no batch: %s", SAMPLES, id_, error)
+        return None
 
 
 def hosts(entries: Sequence[Second], batches: Iterable[Batch]) -> dict[str, list[Host]]:

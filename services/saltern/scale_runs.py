@@ -125,16 +125,24 @@ def _scale(
     bounds = pillar.load(fleet.pillar_dir)["scaling"]["pools"].get(pool, {"min": 1, "max": 100})
     state, machines = Registry(client).snapshot(), SaltCloud(fleet).machines()
     there = len(members(pool, machines, state, None))
-    to = wanted_number(pool, there, queue.unfinished()) + more
-    where = f"`scaling:pools:{pool}` in pillar/scaling.sls"
+    to = bounded(pool, wanted_number(pool, there, queue.unfinished()), more, bounds, force)
+    args: dict[str, Any] = {"to": to, **({"force": True} if force else {})}
+    id_, _ = queue.put(Intent("scale", pool, args, cause=cause, by=by))
+    return _answer(queue, id_, wait, {"pool": pool, "to": to})
+
+
+def bounded(pool: str, current: int, more: int, bounds: Mapping[str, Any], force: bool = False) -> int:
+    """How many machines a pool shall have that has, or is to have, `current`.
+
+    :raises SalternError: its bounds do not allow it
+    """
+    to, where = current + more, f"`scaling:pools:{pool}` in pillar/scaling.sls"
     if more > 0 and to > bounds["max"]:
         raise SalternError(f"pool {pool}: {to} machines are more than max, {bounds['max']}; see {where}")
     if to < 1 or (more < 0 and to < bounds["min"] and not force):
         remedy = "a pool keeps one machine" if to < 1 else f"see {where}, or say force=True"
         raise SalternError(f"pool {pool}: {to} machines are fewer than min, {bounds['min']}; {remedy}")
-    args: dict[str, Any] = {"to": to, **({"force": True} if force else {})}
-    id_, _ = queue.put(Intent("scale", pool, args, cause=cause, by=by))
-    return _answer(queue, id_, wait, {"pool": pool, "to": to})
+    return to
 
 
 def up(
