@@ -76,7 +76,8 @@ def _lines(error: jsonschema.ValidationError) -> Iterator[str]:
 
 
 def _line(path: Sequence[object], words: str) -> str:
-    return f"pillar/{path[0]}.sls: {'.'.join(map(str, path))}: {words}"
+    shown = (str(key) if str(key).isprintable() else ascii(str(key)) for key in path)
+    return f"pillar/{path[0]}.sls: {'.'.join(shown)}: {words}"
 
 
 def _odd(value: object, path: tuple) -> Iterator[tuple[tuple, str]]:

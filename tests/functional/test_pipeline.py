@@ -106,9 +106,13 @@ def test_the_shipped_product_passes_and_is_the_very_release_that_up_makes(make_s
     made, _ = artifact.make(packages, workplace.LOCKS[0], "r", site=tmp_path / "site", wheels=[wheels])
     assert build.release == made.id
     # Tests that fail, and findings, are as many as there are: with the tools kept from the first build.
-    stand.commit({"tests/test_items.py": WRONG})
+    few = (workplace.SEED / "saltern.toml").read_text().replace('"unit"]', '"unit", "tests/test_items.py"]')
+    few = few.replace("coverage = 30", "coverage = 0")
+    stand.commit({"tests/test_items.py": WRONG, "saltern.toml": few})
     stand.push("staging").ended()
-    stand.commit({"tests/test_items.py": "import os\n"})
+    stand.commit(
+        {"tests/test_items.py": WRONG.replace("1 == 2", "1 == 1").replace("import", "import os\nimport", 1)}
+    )
     stand.push("staging").ended()
     failed, found = stand.builds()[1:]
     assert (failed.state, failed.stage) == ("failed", "test")
@@ -380,7 +384,15 @@ def test_a_build_that_never_ends_its_worker_is_given_up_after_three_times(stand)
     assert (build.state, build.why) == ("failed", "given up: it was begun 3 times and never ended")
 
 
-@pytest.mark.parametrize("says", [b"", b"not json\n", b'{"file": "../x", "bytes": 1}\n', b"x" * 2**21])
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"", b"not json\n", b"[]\n", b'{"file": "../x", "bytes": 1}\n', b'{"file": "artifact", "bytes": "1"}\n',
+        b'{"result": 7}\n', b'{"result": {"state": "passed"}}\n', b'{"result": {"tests": {"tests": "x"}}}\n',
+        b'{"result": {"coverage": []}}\n', b'{"done": "x"}\n', b"x" * 2**21,
+    ],
+    ids=lambda says: says[:40].decode(),
+)  # fmt: skip
 def test_a_sandbox_that_dies_or_talks_nonsense_fails_the_build(stand, says):
     def listening() -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -401,7 +413,11 @@ def test_a_sandbox_that_dies_or_talks_nonsense_fails_the_build(stand, says):
     stand.push("staging").ended()
     (build,) = stand.builds()
     assert build.state == "failed"
-    assert "sandbox" in build.why
+    assert build.why.startswith(("sandbox: ", "the sandbox ended"))
+    # The worker goes on.
+    stand.worker.connect_sandbox = stand.sandbox
+    stand.push("HEAD:feature/x").ended()
+    assert stand.builds()[-1].state == "passed"
 
 
 def test_no_sandbox_at_all_fails_the_build_by_name(stand):

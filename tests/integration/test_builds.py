@@ -75,7 +75,7 @@ def test_a_forged_word_queues_nothing_and_is_rejected_in_one_line(
 
 
 @pytest.fixture
-def outbox(minions, shipped_pillar, home):
+def outbox(minions, shipped_pillar, home, bus):
     """The folder that ops1's beacon looks into, for as long as the test lasts."""
     path, folder = shipped_pillar / "beacons.sls", home / "outbox"
     before = path.read_text()
@@ -88,10 +88,13 @@ def outbox(minions, shipped_pillar, home):
     assert minions.call("ops1", "saltutil.refresh_pillar", wait=True) is True
     minions.call("ops1", "beacons.enable")
     yield folder
+    shutil.rmtree(folder)
     minions.call("ops1", "beacons.disable")
     path.write_text(before)
     minions.call("ops1", "saltutil.refresh_pillar", wait=True)
-    shutil.rmtree(folder)
+    # What was said last is reacted to before the next test listens.
+    while bus.source.get_event(wait=2, tag="salt/run/", match_type="startswith"):
+        pass
 
 
 def test_the_beacon_tells_what_the_worker_left_until_it_is_taken_away(minions, bus, registry_empty, outbox):

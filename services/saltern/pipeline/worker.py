@@ -234,7 +234,7 @@ class Worker:
             result, files = self._in_sandbox(build, tar, deadline)
             if result.get("state") != "lacking":
                 break
-            self._fetch(build, tar, str(result["lock"]), deadline)
+            self._fetch(build, tar, str(result.get("lock")), deadline)
         self._conclude(build.id, result, files)
 
     def _in_sandbox(
@@ -317,7 +317,7 @@ class Worker:
                         raise Broken(f"sandbox: sent a file that nobody asked for: {said['file']!r}")
                     files[said["file"]] = stream.read(said["bytes"]), said
                 elif "result" in said:
-                    return said["result"], files
+                    return dict(said["result"]), files
         except TimeoutError as error:
             raise Broken(
                 f"still running after {self.config.build_s:g} s (pillar/pipeline.sls: limits.build_s)"
@@ -341,11 +341,11 @@ class Worker:
         for name in REPORTS:
             if name in files:
                 (self.records.folder(id_) / name).write_bytes(files[name][0])
-        facts = {
-            "coverage": result.get("coverage"),
-            "tests": {str(k): int(v) for k, v in (result.get("tests") or {}).items()},
-            "findings": result.get("findings"),
-        }
+        facts = _facts(result)
+        if result.get("state") == "lacking":
+            raise Broken(
+                f"fetch: wheels that {str(result.get('lock'))[:100]} names were fetched and do not do"
+            )
         if result.get("state") != "passed":
             self._finish(id_, "failed", str(result.get("stage"))[:20], str(result.get("why"))[:400], **facts)
             return
@@ -559,6 +559,22 @@ def _end(link: socket.socket) -> None:
     """Have whoever reads at either end see that it is over."""
     with contextlib.suppress(OSError):
         link.shutdown(socket.SHUT_RDWR)
+
+
+def _facts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sandbox says of tests, coverage and findings.
+
+    :raises Broken: it is none of that
+    """
+    try:
+        coverage, findings = result.get("coverage"), result.get("findings")
+        return {
+            "coverage": None if coverage is None else float(coverage),
+            "tests": {name: int(count) for name, count in dict(result.get("tests") or {}).items()},
+            "findings": None if findings is None else int(findings),
+        }
+    except (TypeError, ValueError) as error:
+        raise Broken(f"sandbox: said what cannot be read ({error!r})") from error
 
 
 def _plain(text: str) -> str:
