@@ -57,7 +57,11 @@ class DashboardStand:
         """Start it and wait until it has looked at Redis."""
         self.file.write_text(json.dumps(self.document))
         self.process.start()
-        until(self._answers, f"the dashboard answering (see {self.process.log})", 20)
+        try:
+            until(self._answers, f"the dashboard answering (see {self.process.log})", 20)
+        except BaseException:
+            self.process.end()
+            raise
         return self
 
     def _answers(self) -> bool:
