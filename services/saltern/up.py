@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import re
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from saltern import artifact, master, members, pillar, secrets, workplace
@@ -111,12 +114,11 @@ def _machines(fleet: Fleet, wanted: tuple[str, ...], progress: Progress) -> None
     # Every machine is told the others' addresses: all are fixed before the first boots.
     for name in missing:
         machine.reserve(fleet, name)
-    with _Watch(fleet) as watch:
+    with _Watch(fleet) as watch, _creating(fleet, missing) as creating:
         for name in stopped:
             machine.start(fleet, name)
         for name in made:
             progress.stage(name, "booted")
-        creating = _create(fleet, missing)
         if running:
             _apply(fleet, running)
             for name in running:
@@ -145,20 +147,30 @@ def _not_ready(names: Iterable[str], progress: Progress) -> list[str]:
     return [name for name in names if progress.machines[name] != "ready"]
 
 
-def _create(fleet: Fleet, names: list[str]) -> subprocess.Popen | None:
-    """Have salt-cloud make these machines, side by side."""
+@contextmanager
+def _creating(fleet: Fleet, names: list[str]) -> Iterator[subprocess.Popen | None]:
+    """Have salt-cloud make these machines, side by side; it ends with us if we are broken off."""
     if not names:
-        return None
+        yield None
+        return
     by_role: dict[str, list[str]] = {}
     for name in names:
         by_role.setdefault(role_of(name), []).append(name)
     path = fleet.state_dir / "run" / "missing.map"
     path.write_text(json.dumps(by_role))
-    log = (fleet.state_dir / "log" / "create.log").open("w")
-    return subprocess.Popen(
-        master.command(fleet, "salt-cloud", "--log-level=warning", "-y", "-P", "-m", str(path)),
-        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    with (fleet.state_dir / "log" / "create.log").open("w") as log:
+        # Out of reach of Ctrl-C: its worker processes would end at that, and it would wait for them for ever.
+        process = subprocess.Popen(
+            master.command(fleet, "salt-cloud", "--log-level=warning", "-y", "-P", "-m", str(path)),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
 
 
 def _apply(fleet: Fleet, names: list[str]) -> None:

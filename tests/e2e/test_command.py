@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ def traces(name: str, subnet: str) -> list[str]:
     found += [line for line in Path("/proc/mounts").read_text().splitlines() if f"/{name}/" in line]
     found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/saltern-{name}")]
     folder = Path(os.environ.get("SALTERN_HOME", "/var/lib/saltern")) / name
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if f"{folder}/".encode() in (command := path.read_bytes()):
+                found.append(command.replace(b"\0", b" ").decode(errors="replace"))
     return found + ([str(folder)] if folder.exists() else [])
 
 
