@@ -7,7 +7,6 @@ import hmac
 import json
 import secrets
 
-from saltern import ssh_keys
 from saltern.errors import SalternError
 from saltern.fleet import Fleet, write_atomically
 
@@ -20,6 +19,9 @@ SENTINEL_USERS = ("peer", "client")
 
 def generate() -> dict:
     """New secrets for a fleet: 256 bits each."""
+    # Only a master makes secrets. The machines' daemons import this module too, and have no cryptography.
+    from saltern import ssh_keys
+
     return {
         "events": secrets.token_hex(32),
         "redis": {user: secrets.token_hex(32) for user in REDIS_USERS},
