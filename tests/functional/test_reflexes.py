@@ -67,6 +67,7 @@ def test_an_event_that_is_delivered_twice_has_one_effect(stand, fleet):
     reflex = runner("reflex", fleet)
     payload = signed(fleet)
     assert reflex.canary_off(TAG, "staging1", payload)["changed"] is True
+    stand.await_share(0)
     runner("canary", fleet).on("looked at it")
     stand.await_share(30)
     again = reflex.canary_off(TAG, "staging1", payload)
