@@ -55,6 +55,7 @@ def test_pressure_on_staging_turns_the_canary_off_and_then_tells_of_both(stand, 
 def test_the_reactor_may_be_first_and_it_is_the_same(stand, fleet):
     payload = signed(fleet)
     assert runner("reflex", fleet).canary_off(TAG, "staging1", payload)["changed"] is True
+    stand.await_share(0)
     runner("canary", fleet).on("looked at it")
     stand.await_share(30)
     reflexes = Reflexes(fleet)
