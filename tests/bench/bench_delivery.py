@@ -19,22 +19,18 @@ import sys
 import tempfile
 import threading
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 from benching import Figure, main, median, parse_wrk, report
 from fleet_bench import REPOSITORY, Live
 from fleet_bench import fleet as own_fleet
-from fleet_hands import until
+from fleet_hands import changed_product, until
 from saltern import artifact, members, rollouts
 from saltern.fleet import Fleet, home
 from saltern.intents import Intent, Queue
 from saltern.registry import Registry
-from saltern.up import FLAGS
 
-PRODUCT = REPOSITORY / "services/product"
-ROUTE = "    def version() -> HTTPResponse:\n"
 SICK_ON_PROD1 = '        if settings.instance == "prod1":\n            raise RuntimeError("a defect")\n'
 CHANGES = {
     "rollout.sls": [("serve_s: 30", "serve_s: 6")],
@@ -59,11 +55,7 @@ def pillar_of(folder: Path) -> Path:
 
 def build(fleet: Fleet, folder: Path, lines: str = "") -> str:
     """A release of the product with a line changed; its id."""
-    package = folder / uuid.uuid4().hex / "product"
-    shutil.copytree(PRODUCT / "product", package, ignore=shutil.ignore_patterns("__pycache__"))
-    text = (package / "app.py").read_text()
-    (package / "app.py").write_text(text.replace(ROUTE, ROUTE + lines) + f"\n# {uuid.uuid4()}\n")
-    made = artifact.build(fleet, (package, FLAGS), PRODUCT / "requirements.txt", "r")
+    made = changed_product(fleet, folder, lines)
     artifact.keep(fleet, made)
     return made.id
 

@@ -6,8 +6,10 @@ import contextlib
 import email
 import email.policy
 import json
+import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.message import EmailMessage
@@ -15,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from saltern import master, members, observed, secrets, signing
+from saltern import artifact, master, members, observed, secrets, signing
 from saltern.alert_store import Alert, AlertStore
 from saltern.fleet import Fleet, role_of
 from saltern.haproxy import Runtime, parse_acl
 from saltern.local import cgroup
 from saltern.pillar import load
 from saltern.registry import JOURNAL, Registry
+from saltern.workplace import FLAGS, PRODUCT
 
 BURNER = "saltern-burner"
+ROUTE = "    def version() -> HTTPResponse:\n"
+"""Where a release of the product answers which one it is."""
 LONGEST_BURN_S = 120
 """A burner that nobody stops ends by itself."""
 
@@ -39,6 +44,20 @@ def until(condition: Callable[[], Any], seconds: float, what: str, pause: float 
             raise RuntimeError(f"not within {seconds:g} s: {what}")
         time.sleep(pause)
     return answer
+
+
+def changed_product(fleet: Fleet, folder: Path, lines: str = "", after: str = ROUTE) -> artifact.Artifact:
+    """A release of the product with some lines put in after others, like no other release there ever was.
+
+    :raises RuntimeError: the product has those others not once
+    """
+    package = folder / uuid.uuid4().hex / "product"
+    shutil.copytree(PRODUCT / "product", package, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (package / "app.py").read_text()
+    if text.count(after) != 1:
+        raise RuntimeError(f"the product has {after!r} {text.count(after)} times")
+    (package / "app.py").write_text(text.replace(after, after + lines) + f"\n# {uuid.uuid4()}\n")
+    return artifact.build(fleet, (package, FLAGS), PRODUCT / "requirements.txt", "r")
 
 
 class Plant:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fleet_commands import REPOSITORY, Live, wait_for
+from fleet_commands import Live, wait_for
+from fleet_hands import changed_product
 from saltern import artifact, members
 from saltern.fleet import Fleet
 from saltern.registry import JOURNAL, Registry
 from saltern.stepping import look
-from saltern.up import FLAGS
 
-PRODUCT = REPOSITORY / "services/product"
-# Where a release answers what the load asks for.
-ROUTE = "    def version() -> HTTPResponse:\n"
 GOOD = "        # It is as good as the one before.\n"
 BAD = '        if secrets.randbelow(3) == 0:\n            raise RuntimeError("a defect in every third request")\n'
 
@@ -50,13 +45,8 @@ def deploy(
         return release.id
 
     def change(lines: str) -> str:
-        package = tmp_path_factory.mktemp("release") / "product"
-        shutil.copytree(PRODUCT / "product", package, ignore=shutil.ignore_patterns("__pycache__"))
-        text = (package / "app.py").read_text()
-        assert text.count(ROUTE) == 1
         # What was aborted in an earlier run never starts again: every run has releases of its own.
-        (package / "app.py").write_text(text.replace(ROUTE, ROUTE + lines) + f"\n# {uuid.uuid4()}\n")
-        return put(artifact.build(fleet, (package, FLAGS), PRODUCT / "requirements.txt", "r"))
+        return put(changed_product(fleet, tmp_path_factory.mktemp("release"), lines))
 
     yield change
     put(kept)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fleet_commands import REPOSITORY, Live, wait_for
-from fleet_hands import Plant
+from fleet_commands import Live, wait_for
+from fleet_hands import ROUTE, Plant, changed_product
 from saltern import artifact, journal, master, members, redis_runs, rollouts
 from saltern.fleet import Fleet
 from saltern.local import cgroup
 from saltern.registry import Registry
-from saltern.up import FLAGS
+from test_fleet import failed_requests
 
-PRODUCT = REPOSITORY / "services/product"
-# Where a release answers which one it is, and where it starts.
-ROUTE = "    def version() -> HTTPResponse:\n"
+# Where a release starts.
 START = "    app = Bottle()\n"
 SICK_ON_PROD3 = (
     '        if settings.instance == "prod3":\n            raise RuntimeError("a defect on prod3 alone")\n'
@@ -77,12 +73,7 @@ def make(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
     """Build and keep a release of the product that is changed by a few lines."""
 
     def change(lines: str = "", where: str = ROUTE) -> str:
-        package = tmp_path_factory.mktemp("release") / "product"
-        shutil.copytree(PRODUCT / "product", package, ignore=shutil.ignore_patterns("__pycache__"))
-        text = (package / "app.py").read_text()
-        assert text.count(where) == 1
-        (package / "app.py").write_text(text.replace(where, where + lines) + f"\n# {uuid.uuid4()}\n")
-        release = artifact.build(fleet, (package, FLAGS), PRODUCT / "requirements.txt", "r")
+        release = changed_product(fleet, tmp_path_factory.mktemp("release"), lines, where)
         artifact.keep(fleet, release, branch="production", author="Jo <jo@example.org>")
         return release.id
 
@@ -104,11 +95,7 @@ def load(live: Live, folder: Path) -> Iterator[Callable[[], tuple[int, int]]]:
         wrk.send_signal(signal.SIGINT)
         said, _ = wrk.communicate(timeout=15)
         words = said.split()
-        failed = 0
-        for line in said.splitlines():
-            if "Socket errors" in line or "Non-2xx" in line:
-                failed += sum(int(word.strip(",")) for word in line.split() if word.strip(",").isdigit())
-        return int(words[words.index("requests") - 1]), failed
+        return int(words[words.index("requests") - 1]), failed_requests(said)
 
     try:
         yield end
