@@ -11,12 +11,11 @@ import json
 import time
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import redis
 from fleet_commands import Live
-from fleet_hands import Plant, bus, reactions, said, text_of, until
+from fleet_hands import Plant, bus, felt, reactions, said, text_of, until
 from saltern import alertmanager, master, rejections, secrets
 from saltern.conductor import SCALE
 from saltern.fleet import Fleet
@@ -45,24 +44,6 @@ def plant(fleet_plant: Plant) -> Iterator[Plant]:
     fleet_plant.canary_on()
     assert set(fleet_plant.fleet.inventory()) == before
     assert [(a.name, a.subject) for a in fleet_plant.alerts.all() if a.at(time.time()).firing] == []
-
-
-def felt(role: str, **settings: object) -> list[dict[str, Any]]:
-    """A beacon's settings with which machines of one role alone feel, from 50 % on, and say much.
-
-    On a host with two processors a test's load waits for one as often as not: that counts.
-    """
-    of_role = {
-        "high": 50,
-        "low": 45,
-        "for": 2,
-        "clear": 2,
-        "refresh": 2,
-        "calm": 2,
-        "waiting": True,
-        **settings,
-    }
-    return [{"high": 100}, {"for": 3600}, {"roles": {role: of_role}}]
 
 
 def over(plant: Plant, name: str, subject: str) -> None:
