@@ -106,10 +106,22 @@ class Plant:
     def root(self, machine: str) -> Path:
         return Path(f"/proc/{self.pid(machine)}/root")
 
-    def inside(self, machine: str, *command: str) -> None:
+    def inside(self, machine: str, *command: str, quiet: bool = False) -> None:
+        """Run a program in a machine.
+
+        :param quiet: what it says of its errors is no news
+        :raises subprocess.CalledProcessError: it failed
+        """
         enter = ["nsenter", "-t", str(self.pid(machine)), "-m", "-u", "-i", "-n", "-p", "--"]
         # A session of its own: Ctrl-C is the caller's, who has things to put back.
-        subprocess.run([*enter, *command], check=True, stdout=subprocess.DEVNULL, start_new_session=True)
+        complaints = subprocess.DEVNULL if quiet else None
+        subprocess.run(
+            [*enter, *command],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
+            start_new_session=True,
+        )
 
     def run_unit(self, machine: str, *command: str) -> None:
         """Run a program as the machine's unit `BURNER`."""
@@ -118,7 +130,7 @@ class Plant:
 
     def stop_unit(self, machine: str) -> None:
         with contextlib.suppress(subprocess.CalledProcessError, RuntimeError):  # it ended by itself
-            self.inside(machine, "systemctl", "stop", BURNER)
+            self.inside(machine, "systemctl", "stop", BURNER, quiet=True)
 
     def start_burning(self, machine: str, processors: int = 1) -> Path:
         """Use up so many processors of a machine; the file that says when that began, unix seconds."""

@@ -37,7 +37,7 @@ class Screen:
         self.console.print(Text.assemble((step.name, "bold"), "  ", step.title))
 
     def note(self, kind: str, words: str) -> None:
-        self.console.print(Padding(Text.assemble((f"{kind}  ", "dim"), words), (0, 0, 0, 2)))
+        self.console.print(Padding(Text.assemble((f"{kind}  ", "dim"), words), (0, 0, 0, 2), expand=False))
 
     def ended(self, result: Result) -> None:
         if result.skipped:
@@ -45,7 +45,9 @@ class Screen:
             self.console.print(Text.assemble((result.step.name, "bold"), f"  skipped: {result.skipped}"))
             return
         for words in result.broken:
-            self.console.print(Padding(Text.assemble(("not right  ", "bold red"), words), (0, 0, 0, 2)))
+            self.console.print(
+                Padding(Text.assemble(("not right  ", "bold red"), words), (0, 0, 0, 2), expand=False)
+            )
         measured = f"{result.measured} {result.step.figure}" if result.measured else "no figure"
         words = f"  {measured}; goal {result.step.goal} {result.step.unit}"
         self.console.print(Text.assemble((result.word.upper(), STYLES[result.word]), words))

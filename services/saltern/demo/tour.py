@@ -153,7 +153,7 @@ def rest(plant: Plant, seconds: float = REST_S) -> None:
             return f"{going[0].kind} {going[0].pool} is under way (salt-run scale.status, rollout.status)"
         if stepping.look(plant.registry).steps.phase in (STEPPING, PAUSED, PROMOTED):
             return "a release is on its way by steps (salt-run canary.status)"
-        firing = [a for a in plant.alerts.all() if a.at(time.time()).firing]
+        firing = [a for a in plant.alerts.all() if a.severity != "info" and a.at(time.time()).firing]
         return f"{firing[0].name} of {firing[0].subject} fires (salt-run alert.list)" if firing else ""
 
     try:
