@@ -631,9 +631,9 @@ SHOWN: tuple[tuple[Step, Callable[[Scene], Outcome]], ...] = (
         Step(
             "canary-judge",
             "The judge compares canary and production, leaves a good release alone and fails a bad one.",
-            "requests of the canary until it was failed; a full window is 500",
+            "of the canary until it was failed; a full window is 500",
             "requests",
-            "<= 600",
+            "<= 700",
             {"prod": 1, "staging": 1},
         ),
         canary_judge,
