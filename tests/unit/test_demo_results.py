@@ -190,7 +190,7 @@ def test_the_first_signal_stops_and_no_other_stops_the_putting_back(number):
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), signal.SIGINT)
             undone = True
-    assert undone and len(said) == 2 and "being put back" in said[0]
+    assert undone and len(said) == 3 and "being put back" in said[0]
 
 
 def test_a_signal_while_something_is_put_back_counts_afterwards():

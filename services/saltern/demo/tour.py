@@ -60,9 +60,9 @@ class Interrupts:
 
     def _told(self, number: int, frame: FrameType | None) -> None:
         first, self._stopped = not self._stopped, True
+        self._say("stopping; the fleet is being put back as it was, which may take a minute")
         if first and not self._held:
             raise KeyboardInterrupt
-        self._say("stopping; the fleet is being put back as it was, which may take a minute")
 
     def hold(self) -> None:
         """From now on whoever stops us has to wait."""
@@ -224,16 +224,17 @@ def _show(
     tell.step(step)
     began = time.monotonic()
     broken: list[str] = []
-    figure = None
+    figure, ended = None, False
     stack = ExitStack()
     # A hand of its own: a step before may have had another Redis become primary.
     scene = Scene(Plant(plant.fleet, BY), stack, tell.note)
     try:
         try:
             outcome = show(scene)
-            figure, broken = outcome.figure, list(outcome.broken)
+            figure, broken, ended = outcome.figure, list(outcome.broken), True
         except FAILURES as error:
             broken.append(str(error) or type(error).__name__)
+            ended = True
         finally:
             interrupts.hold()
     finally:
@@ -241,5 +242,7 @@ def _show(
             stack.close()
         except FAILURES as error:
             broken.append(f"not put back: {error}")
-        results.append(Result(step, figure, tuple(scene.notes), tuple(broken), "", time.monotonic() - began))
+        if ended:
+            took = time.monotonic() - began
+            results.append(Result(step, figure, tuple(scene.notes), tuple(broken), "", took))
     interrupts.release()

@@ -17,6 +17,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import bottle
 
+from saltern import admin_metrics
+from saltern.pipeline.metrics import metrics
 from saltern.pipeline.records import ID, Build
 from saltern.pipeline.worker import REPORTS, Worker
 
@@ -83,6 +85,11 @@ def make_app(worker: Worker) -> bottle.Bottle:
     @app.get("/artifacts/<name:re:r[0-9a-f]{12}[.]tar[.]gz>")
     def artifact(name: str) -> Any:
         return bottle.static_file(name, root=str(worker.records.artifacts), mimetype="application/gzip")
+
+    @app.get("/metrics")
+    def numbers() -> str:
+        bottle.response.content_type = admin_metrics.CONTENT_TYPE
+        return metrics(worker.builds(), time.time())
 
     @app.get("/builds")
     def page() -> str:
