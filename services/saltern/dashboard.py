@@ -379,7 +379,8 @@ class Dashboard:
     def act(self, asked: Any, session: Session, cookie: str, remote: str) -> tuple[int, dict[str, Any]]:
         """Carry an action out; the admin API's answer."""
         action = self._understood(asked)
-        status, answer = self.admin.ask(action.method, action.path, session.token, dict(action.body))
+        body = None if action.method == "DELETE" else dict(action.body)
+        status, answer = self.admin.ask(action.method, action.path, session.token, body)
         log.info("%s %s for %s: %d", action.method, action.path, remote, status)
         if status == 401:
             self.sessions.end(cookie)
