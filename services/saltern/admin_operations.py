@@ -33,9 +33,9 @@ NAME: Schema = {
 }
 HOURS: Schema = {
     "type": "number",
-    "exclusiveMinimum": 0,
+    "minimum": 0.01,
     "maximum": MOST_HOURS,
-    "description": f"hours above 0, at most {MOST_HOURS}",
+    "description": f"a number of hours from 0.01 to {MOST_HOURS}",
 }
 SILENCE: Schema = {
     "type": "string",
@@ -54,7 +54,8 @@ def routes(admin: Admin) -> list[Route]:
               body=body_of(["do"], do=COMMAND, release=RELEASE, reason=TEXT, cause=CAUSE),
               description="Without a release: the one that the canary runs, to start; the one under way, otherwise."),
         Route("POST", "/silences", "Have nobody mailed about an alert for a while. The alert and the reflexes go on.",
-              found.silence, {200: ("The silence.", "Silence")}, scope="write", body_required=True,
+              found.silence, {200: ("The silence.", "Silence"), 404: ("This fleet has no Alertmanager.", "Error")},
+              scope="write", body_required=True,
               body=body_of(["alert", "machine", "hours", "reason"], alert=NAME, machine=NAME, hours=HOURS,
                            reason=REASON, cause=CAUSE),
               description="* is every alert, or every machine; not both."),
