@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 from dashboard_stand import BUILDS, COVERAGE, JUNIT
-from saltern.dashboard_builds import MOST_ROWS, coverage_of, shown, junit_of
+from saltern.dashboard_builds import MOST_ROWS, coverage_of, junit_of, shown
 from saltern.dashboard_view import diff
 from saltern.errors import SalternError
 
