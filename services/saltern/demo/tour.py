@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
+from subprocess import SubprocessError
 from types import FrameType
 from typing import Any, Protocol
-from urllib.error import URLError
 
 import redis
 
@@ -26,7 +27,7 @@ from saltern.steps import PAUSED, PROMOTED, STEPPING
 
 REST_S = 120.0
 """How long a fleet may take to come to rest: one that was just made is busy for a while."""
-FAILURES = (*EXPECTED, RuntimeError, OSError, URLError, ValueError, LookupError)
+FAILURES = (*EXPECTED, RuntimeError, OSError, ValueError, LookupError, HTTPException, SubprocessError)
 """What a step may come upon in a world that does not do what it should; the tour goes on to the next."""
 CALM: dict[str, dict[str, Any]] = {
     # Never: an hour of samples.
