@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from fleet_commands import SLOW_HOST
 from saltern import secrets, signing
+from saltern.demo import plant
 from saltern.demo.plant import BURNER, ROUTE, Plant, changed_product, felt, text_of, until
 from saltern.fleet import Fleet
 
@@ -23,6 +25,9 @@ __all__ = [
     "text_of",
     "until",
 ]
+
+# On a host that is busy with other tests everything takes longer.
+plant.PATIENCE = SLOW_HOST
 
 
 @contextmanager
@@ -52,12 +57,12 @@ def reactions(fleet: Fleet, function: str) -> Iterator[Callable[[float], dict[st
         source.get_event(wait=0.2, full=True)  # connects
 
         def heard(seconds: float) -> dict[str, Any]:
-            end = time.monotonic() + seconds
+            end = time.monotonic() + seconds * SLOW_HOST
             while (left := end - time.monotonic()) > 0:
                 event = source.get_event(wait=left, full=True)
                 if event and event["tag"].endswith("/ret") and event["data"].get("fun") == function:
                     return event["data"]
-            raise RuntimeError(f"{function} did not answer within {seconds:g} s")
+            raise RuntimeError(f"{function} did not answer within {seconds * SLOW_HOST:g} s")
 
         yield heard
 
