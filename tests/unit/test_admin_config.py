@@ -69,6 +69,10 @@ def test_every_value_arrives() -> None:
         ({"metrics": {"allow": "10.0.0.0/8"}}, "metrics.allow: '10.0.0.0/8' is not a list"),
         ({"metrics": {"deny": []}}, 'metrics: give {"allow"'),
         ({"tls": {}}, "tls: not a section; use redis"),
+        ({"alertmanager": "ops1:9093"}, "alertmanager: 'ops1:9093' is not an address such as http://"),
+        ({"alertmanager": 9093}, "alertmanager: 9093 is not an address such as http://"),
+        ({"steps": {"shares": [50, 5]}}, "shares"),
+        ({"steps": []}, "steps"),
     ],
 )
 def test_a_wrong_value_is_refused_on_one_line(change: dict[str, Any], text: str) -> None:
