@@ -36,8 +36,7 @@ class Builds:
 
     def last(self) -> list[dict[str, Any]]:
         """The newest builds, the newest first."""
-        found = json.loads(self._read("/api/builds"))["builds"]
-        return [dict(each) for each in found[:SHOWN]]
+        return [dict(each) for each in json.loads(self._read(f"/api/builds?limit={SHOWN}"))["builds"]]
 
     def log(self, id_: str) -> dict[str, Any]:
         """The end of a build's log, and whether there is more before it."""

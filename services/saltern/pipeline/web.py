@@ -6,6 +6,7 @@ import hmac
 import html
 import ipaddress
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def make_app(worker: Worker) -> bottle.Bottle:
         bottle.response.content_type = "application/json"
         return json.dumps({"error": str(error.body)}) + "\n"
 
-    for status in (403, 404, 405, 500):
+    for status in (400, 403, 404, 405, 500):
         app.error(status)(fault)
 
     @app.get("/")
@@ -64,7 +65,11 @@ def make_app(worker: Worker) -> bottle.Bottle:
 
     @app.get("/api/builds")
     def all_builds() -> dict[str, Any]:
-        return {"builds": [asdict(build) for build in reversed(worker.builds())]}
+        limit = bottle.request.query.get("limit", "")
+        if limit and not re.fullmatch(r"[0-9]{1,4}", limit):
+            bottle.abort(400, f"limit: {limit[:60]!r} is not a number of builds, such as 12")
+        newest = worker.builds()[::-1]
+        return {"builds": [asdict(build) for build in newest[: int(limit) if limit else None]]}
 
     @app.get("/api/builds/<id_>")
     def one(id_: str) -> dict[str, Any]:
