@@ -25,7 +25,7 @@ from saltern.intents import Queue
 from saltern.runners import EXPECTED
 from saltern.steps import PAUSED, PROMOTED, STEPPING
 
-REST_S = 120.0
+REST_S = 300.0
 """How long a fleet may take to come to rest: one that was just made is busy for a while."""
 FAILURES = (*EXPECTED, RuntimeError, OSError, ValueError, LookupError, HTTPException, SubprocessError)
 """What a step may come upon in a world that does not do what it should; the tour goes on to the next."""
@@ -139,9 +139,10 @@ def ready(fleet: Fleet) -> Plant:
     return plant
 
 
-def rest(plant: Plant, seconds: float = REST_S) -> None:
+def rest(plant: Plant, say: Callable[[str], None], seconds: float = REST_S) -> None:
     """Wait until every instance serves, nothing fires and nothing is under way.
 
+    :param say: told what is waited for
     :raises SalternError: not in time; what it is
     """
     queue = Queue(plant.registry.client)
@@ -157,6 +158,8 @@ def rest(plant: Plant, seconds: float = REST_S) -> None:
         firing = [a for a in plant.alerts.all() if a.severity != "info" and a.at(time.time()).firing]
         return f"{firing[0].name} of {firing[0].subject} fires (salt-run alert.list)" if firing else ""
 
+    if words := unrest():
+        say(f"waits until the fleet is at rest: {words}")
     try:
         until(lambda: not unrest(), seconds, "rest", 0.2)
     except RuntimeError as error:
@@ -176,7 +179,7 @@ def lead(fleet: Fleet, chosen: Sequence[Step], tell: Telling, results: list[Resu
             tell.say(f"{path}: put back what a demo that was killed had changed")
         names = list(plant.fleet.inventory())
         tell.begins(plant.fleet.name, len(names), chosen)
-        rest(plant)
+        rest(plant, tell.say)
         found = Found.of(plant)
         stack = ExitStack()
         try:
