@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from pipeline_stand import QUICK, PipelineStand, until
+from host import until
+from pipeline_stand import QUICK, PipelineStand
 from saltern import build_runs, secrets
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
 from saltern.pipeline import web
+
+pytestmark = pytest.mark.timeout(900)
 
 OPS = "127.99.0.31"
 SLEEPS = {**QUICK, "saltern.toml": '[build]\ncommands = [["sleep", "600"]]\n' + QUICK["saltern.toml"]}
