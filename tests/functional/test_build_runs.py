@@ -16,8 +16,6 @@ from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
 from saltern.pipeline import web
 
-pytestmark = pytest.mark.timeout(900)
-
 OPS = "127.99.0.31"
 SLEEPS = {**QUICK, "saltern.toml": '[build]\ncommands = [["sleep", "600"]]\n' + QUICK["saltern.toml"]}
 

@@ -807,18 +807,66 @@ def test_one_witness_is_not_enough(stand, monkeypatch, who):
     assert stand.cloud.did == [] and stand.client.xlen(QUEUE) == 0
 
 
+def missed(stand: Stand, *machines: str) -> None:
+    """Salt's presence changed, as `scale.lost` has it queued."""
+    stand.client.sadd(provisioning.MISSED, *machines)
+    Queue(stand.client, "test").put(Intent("absent", "fleet"))
+
+
+def absences(stand: Stand) -> list[tuple[str, bool]]:
+    return [(alarm.subject, alarm.firing) for alarm in stand.alarms if alarm.name == "MinionAbsent"]
+
+
 def test_presence_that_changed_is_asked_and_told_and_over_when_it_is_back(stand):
     stand.cloud.add("prod1", "prod2")
     stand.cloud.silent.add("prod2")
-    queue = Queue(stand.client, "test")
     conductor = stand.begin()
     for machines in (["prod1", "prod2", "prod99"], ["prod2"]):
-        queue.put(Intent("absent", "fleet", {"machines": machines}))
+        missed(stand, *machines)
         stand.settle(conductor)
         stand.cloud.silent.clear()
-    assert [(a.name, a.subject, a.firing) for a in stand.alarms] == [
-        ("MinionAbsent", "prod2", True), ("MinionAbsent", "prod2", False),
-    ]  # fmt: skip
+    assert absences(stand) == [("prod2", True), ("prod2", False)]
+
+
+def test_two_changes_of_presence_that_become_one_wish_are_both_looked_at(stand):
+    stand.cloud.add("prod1", "prod2")
+    stand.cloud.silent.update(["prod1", "prod2"])
+    missed(stand, "prod1")
+    missed(stand, "prod2")
+    stand.settle(stand.begin())
+    assert absences(stand) == [("prod1", True), ("prod2", True)]
+
+
+@pytest.mark.parametrize("healing", [True, False])
+def test_a_minion_that_answered_late_is_asked_again_until_it_answers(stand, healing):
+    stand.change({"healing": {"auto": healing}})
+    stand.cloud.add("prod1", "prod2")
+    stand.cloud.silent.add("prod2")
+    conductor = stand.begin()
+    missed(stand, "prod2")
+    stand.settle(conductor)
+    assert absences(stand) == [("prod2", True)]
+    stand.ahead = 20
+    stand.work(conductor, lambda: "prod2" in conductor._presence, "it to be asked again")
+    stand.settle(conductor)
+    assert absences(stand) == [("prod2", True)], "it is told once"
+    stand.cloud.silent.clear()
+    stand.ahead = 40
+    stand.work(conductor, lambda: len(absences(stand)) == 2, "it to be told that it is over")
+    stand.settle(conductor)
+    assert absences(stand) == [("prod2", True), ("prod2", False)]
+
+
+def test_the_absence_of_a_machine_that_is_ended_is_over(stand):
+    stand.cloud.add("prod1", "prod2")
+    stand.cloud.silent.add("prod2")
+    stand.change({"pools": {"prod": {"auto": False}}})
+    conductor = stand.begin()
+    missed(stand, "prod2")
+    stand.settle(conductor)
+    del stand.cloud.there["prod2"]
+    stand.work(conductor, lambda: len(absences(stand)) == 2, "it to be told that it is over")
+    assert absences(stand) == [("prod2", True), ("prod2", False)]
 
 
 def test_limits_are_plain_numbers():

@@ -28,8 +28,6 @@ from saltern.pipeline.records import Build
 from saltern.provisioning import Refused, Work
 from saltern.registry import JOURNAL, Registry
 
-pytestmark = pytest.mark.timeout(900)
-
 OPS = "127.99.0.21"
 CONTENT = artifact.archive({"thing/__init__.py": b"answer = 42\n"})
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

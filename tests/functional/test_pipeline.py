@@ -34,8 +34,6 @@ from saltern.pipeline import seed, web
 from saltern.pipeline.records import failing_part
 from test_artifact_build import make_wheel
 
-pytestmark = pytest.mark.timeout(900)
-
 # Lives until it is killed: what a build waits for.
 SLEEPS = {**QUICK, "saltern.toml": '[build]\ncommands = [["sleep", "600"]]\n' + QUICK["saltern.toml"]}
 
