@@ -15,8 +15,9 @@ import pytest
 import redis
 from admin_stand import WRITE, AdminStand
 from dashboard_stand import BUILDS, DashboardStand, Painter, alertmanager, builds_served
+from host import until
 from playwright.sync_api import Browser, Page, expect
-from traffic_stand import redis_server, until
+from traffic_stand import redis_server
 
 AXE = Path(__file__).with_name("axe")
 WIDTHS = {"phone": 360, "desk": 1300}
@@ -231,7 +232,7 @@ def test_a_page_that_lost_its_connection_says_so_and_catches_up(play: Play, page
     expect(page.locator("#live-word")).to_have_text("connection lost, trying again", timeout=SOON)
     play.painter.registry.set_share(12, by="anna")
     play.stand.start()
-    expect(page.locator("#live-word")).to_have_text("live", timeout=20_000)
+    expect(page.locator("#live-word")).to_have_text("live", timeout=SOON)
     expect(page.locator("#share")).to_contain_text("12 %")
 
 
@@ -372,10 +373,10 @@ def test_an_alert_is_silenced_for_some_hours_and_the_silence_ended(
     (silence,) = play.alertmanager.silences()
     assert silence["comment"] == "new disk"
     silences = page.locator("#silence-list")
-    expect(silences).to_contain_text("alertname=CpuHigh, machine=staging1", timeout=20_000)
+    expect(silences).to_contain_text("alertname=CpuHigh, machine=staging1", timeout=SOON)
     silences.get_by_role("button", name=re.compile("End the silence")).click()
     confirm(page, "The silence of alertname=CpuHigh, machine=staging1 is over")
-    expect(silences.locator("li")).to_have_count(0, timeout=20_000)
+    expect(silences.locator("li")).to_have_count(0, timeout=SOON)
     assert play.alertmanager.silences() == []
 
 
