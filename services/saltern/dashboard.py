@@ -356,6 +356,8 @@ class Dashboard:
             yield b"retry: 1000\n\n" + event
             while not self.hub.closed:
                 number, event = self.hub.after(number, BEAT_S)
+                if self.hub.closed and not event:
+                    return
                 yield event or b"event: beat\ndata: {}\n\n"
         finally:
             with self._lock:
