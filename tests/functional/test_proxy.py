@@ -239,10 +239,9 @@ def test_an_upgraded_connection_passes_both_ways(stand: Stand) -> None:
 def test_a_request_is_repeated_on_production_only_when_twice_means_once(
     stand: Stand, method: str, repeated: bool
 ) -> None:
-    listener, got = dying_server()
-    with listener:
+    with dying_server() as (address, got):
         stand.add("prod1")
-        stand.registry.register("staging1", *listener.getsockname(), "r1", "canary", by="test")
+        stand.registry.register("staging1", *address, "r1", "canary", by="test")
         stand.await_up("prod1", "staging1")
         answer = stand.get(method=method, headers={"X-Saltern-Canary": "always", "Content-Length": "0"})
         if repeated:
