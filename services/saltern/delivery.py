@@ -178,8 +178,9 @@ def keep(fleet: Fleet, work: Work) -> Facts:
     """Put it into the catalogue of releases."""
     args = work.intent.args
     artifact.keep(
-        fleet, _artifact(args), branch=short(args["ref"]), commit=args["commit"], author=args["author"]
-    )
+        fleet, _artifact(args), branch=short(args["ref"]), commit=args["commit"], author=args["author"],
+        pinned=refs.is_tag(args["ref"]),
+    )  # fmt: skip
     return {"kept": args["release"]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,20 @@ GATES = {
 def test_before_each_group_gates_decide(changes, sight, found):
     plan = a_plan("prod1", "prod2", "prod3", **changes)
     assert gate(plan, SETTINGS, plan.order, Sight(**{"now": 1001.0, **sight})) == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, Gate(stop="nothing more is rolled now: the fair")),
+        ({"gates": False}, Gate(stop="nothing more is rolled now: the fair")),
+        ({"force": True}, Gate(take=("prod1",))),
+    ],
+)
+def test_a_freeze_that_begins_between_two_machines_ends_it_there(changes, found):
+    frozen = replace(SETTINGS, freeze=({"dates": ["1970-01-01", "1970-01-01"], "reason": "the fair"},))
+    plan = a_plan("prod1", "prod2", **changes)
+    assert gate(plan, frozen, plan.order, Sight(now=1001.0)) == found
 
 
 def test_what_is_no_instance_goes_alone_and_a_batch_is_of_one_role():
