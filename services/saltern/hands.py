@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from saltern import artifact, redis_runs
+from saltern import artifact, bucket, redis_runs
 from saltern.errors import SalternError
 from saltern.fleet import Fleet
 from saltern.jobs import Jobs
@@ -90,6 +90,7 @@ class FleetHands:
     def stage(
         self, ids: Sequence[str], release: str, last: int, seconds: float, alive: Alive
     ) -> Mapping[str, str]:
+        bucket.restore(self.fleet, _one(artifact.known(self.fleet), release))
         keep = sorted(artifact.on_disks(self.fleet, last))
         said = self._release("put", ids, release, seconds, alive, keep=keep)
         late = f"{release} was not put on its disk within {seconds:g} s"
