@@ -533,7 +533,7 @@ DOING = {
     "stage": "is put on every disk",
     "take": "gates",
     "drain": "drains",
-    "apply": "applies its states",
+    "apply": "is changed",
     "check": "is asked whether it is well",
     "ready": "is put to work",
     "watch": "is watched",

@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+from fleet_bench import REPOSITORY  # first: it says where the rest is
 from fleet_hands import Plant, until
 from saltern import artifact
 from saltern.fleet import Fleet, role_of
 
-FOLDER = Path(__file__).resolve().parent / "ansible_peer"
+FOLDER = REPOSITORY / "tests" / "bench" / "ansible_peer"
 VENV = FOLDER / ".venv"
 # HAProxy's socket, asked with what every machine has.
 ASK = """#!/usr/bin/python3

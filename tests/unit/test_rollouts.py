@@ -381,7 +381,7 @@ def test_a_plan_is_what_was_written_down():
         ({}, {"progress": "[....................] 0/2", "now": "r2: begins"}),
         (
             {"r2/begin": {}, "prod/stage": {}, "prod/take#1": {"machines": ["prod1"]}, "prod1/drain#1": {}},
-            {"now": "prod1: applies its states", "machines": {"prod1": "applies its states", "prod2": "waits"}},
+            {"now": "prod1: is changed", "machines": {"prod1": "is changed", "prod2": "waits"}},
         ),
         (
             {
