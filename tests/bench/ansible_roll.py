@@ -27,6 +27,7 @@ while said := asked.recv(65536):
 """
 ASK_PATH = "usr/local/bin/haproxy-ask"
 SSH_S = 60.0
+INSTALL = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qy", "--no-install-recommends", "install")
 
 
 def install() -> bool:
@@ -51,14 +52,15 @@ def install() -> bool:
     return True
 
 
-def rolled(fleet: Fleet, plant: Plant, release: str, folder: Path) -> float:
+def rolled(fleet: Fleet, plant: Plant, release: str, folder: Path, key: Path) -> float:
     """Roll a release over production with Ansible; seconds it took.
 
     Saltern's controller is stopped meanwhile: it would put the servers back as the registry wants them.
 
+    :param key: what opens the machines; :param folder: for what is made on the way
     :raises RuntimeError: it failed
     """
-    inventory = _inventory(fleet, plant, _open_ssh(plant, folder))
+    inventory = _inventory(fleet, plant, key)
     (folder / "inventory.json").write_text(json.dumps(inventory))
     rollout = plant.settings["rollout"]
     known = artifact.known(fleet)[release]
@@ -86,8 +88,8 @@ def _machines(fleet: Fleet, *roles: str) -> dict[str, str]:
     return {name: at for name, at in fleet.addresses().items() if role_of(name) in roles}
 
 
-def _open_ssh(plant: Plant, folder: Path) -> Path:
-    """A key that opens the proxy and production, where sshd does not run by itself; where it is."""
+def open_ssh(plant: Plant, folder: Path) -> Path:
+    """Have the proxy and production let a key in, which have no sshd by themselves; where the key is."""
     key = folder / "key"
     if not key.exists():
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
@@ -97,8 +99,7 @@ def _open_ssh(plant: Plant, folder: Path) -> Path:
         keys.parent.mkdir(mode=0o700, exist_ok=True)
         keys.write_text(key.with_suffix(".pub").read_text())
         keys.chmod(0o600)
-        plant.inside(name, "ssh-keygen", "-A")
-        plant.inside(name, "systemctl", "start", "ssh")
+        plant.inside(name, *INSTALL, "openssh-server")
         probe = ["ssh", "-i", str(key), "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o",
                  "UserKnownHostsFile=/dev/null", f"root@{address}", "true"]  # fmt: skip
         until(

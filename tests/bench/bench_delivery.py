@@ -214,10 +214,12 @@ def beside(
     """The same roll by Ansible under the same load: seconds by peer, and requests that failed."""
     if not ansible_roll.install():
         return {}, 0
+    plant = Plant(fleet)
+    key = ansible_roll.open_ssh(plant, folder)
     load = Load(live, connections)
     time.sleep(3)
     try:
-        seconds = ansible_roll.rolled(fleet, Plant(fleet), release, folder)
+        seconds = ansible_roll.rolled(fleet, plant, release, folder, key)
     finally:
         _, failed = load.end()
     return {"ansible": round(seconds, 1)}, failed
