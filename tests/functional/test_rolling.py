@@ -278,8 +278,9 @@ def test_a_machine_that_is_gone_in_the_middle_holds_up_nothing(rolls):
 
     def vanish(id_: str) -> None:
         if id_ == "prod1":
-            stand.cloud.there.pop("prod2", None)
+            # Forgotten first: the proxy is not to see it down meanwhile.
             stand.cloud.registry.unregister("prod2", by="jo")
+            stand.cloud.there.pop("prod2", None)
             stand.hands.runs.pop("prod2", None)
 
     stand.hands.when_applied = vanish
