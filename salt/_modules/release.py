@@ -78,7 +78,7 @@ def put(release, source, sha256, platform="any", keep=None):
     return {"release": release, "put": True, "gone": gone}
 
 
-def switch(release, source, sha256, platform="any"):
+def switch(release, source, sha256, platform="any", idle=False):
     """
     Have the product run a release: put it on the disk if it is not, point to it, start the product anew.
 
@@ -87,6 +87,10 @@ def switch(release, source, sha256, platform="any"):
 
     release, source, sha256, platform
         As ``release.put`` has them
+
+    idle
+        Whether the machine is drained. The product then ends at once: otherwise it waits two seconds on every
+        connection that HAProxy keeps, for a request that may be on its way
 
     CLI Example:
 
@@ -107,7 +111,7 @@ def switch(release, source, sha256, platform="any"):
             half.unlink(missing_ok=True)
             half.symlink_to(home)
             half.replace(link)
-        _start()
+        _start(idle)
     return {"release": release, "was": was.name if was else "", "started": True}
 
 
@@ -222,7 +226,10 @@ def _running():
     return said.get("PRODUCT_RELEASE", "")
 
 
-def _start():
+def _start(idle):
+    if idle:
+        # To gunicorn this is the quick end, as SIGTERM is the graceful one; one that does not run needs none.
+        _systemctl("kill", "--kill-who=main", "--signal=SIGQUIT", UNIT)
     if _systemctl("restart", UNIT).returncode:
         # One that died again and again is started no more until this is said.
         _systemctl("reset-failed", UNIT)

@@ -48,8 +48,13 @@ class Hands(Protocol):
         :param last: how many releases of each pool stay there; older ones make room
         """
 
-    def switch(self, ids: Sequence[str], release: str, seconds: float, alive: Alive) -> Mapping[str, str]:
-        """Have the product run a release that is assigned, and nothing else; what went wrong, by machine."""
+    def switch(
+        self, ids: Sequence[str], release: str, idle: bool, seconds: float, alive: Alive
+    ) -> Mapping[str, str]:
+        """Have the product run a release that is assigned, and nothing else; what went wrong, by machine.
+
+        :param idle: whether they are drained, so that nothing is waited for before the old one ends
+        """
 
     def apply(self, ids: Sequence[str], states: str, seconds: float, alive: Alive) -> Mapping[str, str]:
         """Have machines apply states ("": all of theirs) and wait for the end; what went wrong, by machine."""
@@ -101,8 +106,10 @@ class FleetHands:
         said = self.jobs.call(ids, "state.apply", [], options, seconds=seconds, alive=alive, again=True)
         return {id_: differing(answer) for id_, answer in said.items()}
 
-    def switch(self, ids: Sequence[str], release: str, seconds: float, alive: Alive) -> Mapping[str, str]:
-        said = self._release("switch", ids, release, seconds, alive)
+    def switch(
+        self, ids: Sequence[str], release: str, idle: bool, seconds: float, alive: Alive
+    ) -> Mapping[str, str]:
+        said = self._release("switch", ids, release, seconds, alive, idle=idle)
         late = f"it was not switched to {release} within {seconds:g} s"
         faults = {id_: late for id_ in ids if id_ not in said}
         if odd := [id_ for id_ in ids if id_ in said and not _took(said[id_])]:

@@ -277,7 +277,7 @@ class Roller:
         seconds, alive = self._settings().apply_s, self._alive(work)
         switched = self._switched(plan, work, names)
         rest = [id_ for id_ in names if id_ not in switched]
-        faults = dict(self.hands.switch(switched, plan.name, seconds, alive)) if switched else {}
+        faults = dict(self.hands.switch(switched, plan.name, True, seconds, alive)) if switched else {}
         if rest:
             faults |= self.hands.apply(rest, "" if plan.releases else plan.name, seconds, alive)
         return {FAILED: _first(faults)} if faults else {"machines": names, "switched": switched}
@@ -495,14 +495,16 @@ class Roller:
             for id_, there in going.items()
             if plan.releases and (told or not self._runs(there, plan.was.get(id_, plan.previous), settings))
         ]
+        idle = False
         if changed:
             # One that will not go idle, or must not leave, is changed all the same.
             with contextlib.suppress(SalternError):
                 self._drain(work, changed, settings, alive, force=False)
+                idle = True
         faults: dict[str, str] = {}
         for release in dict.fromkeys(plan.was.get(id_, plan.previous) for id_ in changed):
             those = [id_ for id_ in changed if plan.was.get(id_, plan.previous) == release]
-            faults |= self.hands.switch(those, release, settings.apply_s, alive)
+            faults |= self.hands.switch(those, release, idle, settings.apply_s, alive)
         for id_ in going:
             if id_ in faults:
                 continue

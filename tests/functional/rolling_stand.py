@@ -54,6 +54,11 @@ class Proxy(Cloud):
         told = {"servers": servers, "kept": {}, "revision": state.revision}
         self.client.set(OBSERVED, json.dumps(told))
 
+    def idle(self, id_: str) -> bool:
+        """Whether nothing is sent there any more."""
+        there = self.registry.snapshot().instances.get(id_)
+        return there is None or (there.want == "drain" and id_ not in self.stuck)
+
     def errors(self, requests: int, http_5xx: int) -> None:
         """What clients of production saw in a second."""
         row = {"requests": requests, "errors": http_5xx, "http_5xx": http_5xx}
@@ -74,6 +79,8 @@ class Machines:
         self.differs: dict[str, list[str]] = {}
         """What of a machine is not as its states say, besides the release."""
         self.deaf: set[str] = set()
+        self.hurried: list[str] = []
+        """Whose product was ended at once although it was not idle."""
         self.sick: set[tuple[str, str]] = set()
         self.faults: dict[tuple[str, str], str] = {}
         self.crashes: dict[str, str] = {}
@@ -112,8 +119,9 @@ class Machines:
             return {id_: self.differs.get(id_, []) for id_ in ids if id_ not in self.deaf}
 
     def switch(
-        self, ids: Sequence[str], release: str, seconds: float, alive: Callable[[], None]
+        self, ids: Sequence[str], release: str, idle: bool, seconds: float, alive: Callable[[], None]
     ) -> dict[str, str]:
+        self.hurried += [id_ for id_ in ids if idle and not self.proxy.idle(id_)]
         assert {self.of(id_) for id_ in ids} == {release}, "it is assigned before"
         return self._change(ids, "switch", alive)
 
@@ -236,4 +244,5 @@ class Rolls(Stand):
         assert {id_: i.release for id_, i in prod.items()} == {id_: self.hands.runs[id_] for id_ in prod}
         assert {id_: self.hands.of(id_) for id_ in prod} == {id_: self.hands.runs[id_] for id_ in prod}
         assert self.cloud.most_out <= most_out
+        assert self.hands.hurried == []
         assert self.client.xlen("saltern:queue") == 0

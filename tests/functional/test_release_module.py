@@ -172,6 +172,15 @@ def test_a_product_that_runs_it_already_is_left_alone_and_one_that_does_not_is_s
     assert machine.module.switch(*one)["started"] is True
 
 
+def test_a_product_that_nobody_uses_is_ended_at_once_and_any_other_when_it_is_done(machine):
+    one, two = machine.make(), machine.make("X = 2\n")
+    machine.module.switch(*one)
+    assert machine.calls("--signal=SIGQUIT") == 0
+    machine.module.switch(*two, idle=True)
+    calls = (machine.folder / "calls").read_text().splitlines()
+    assert calls[-2:] == ["kill --kill-who=main --signal=SIGQUIT product", "restart product"]
+
+
 def test_a_product_that_was_started_too_often_is_forgiven(machine):
     one = machine.make()
     (machine.folder / "limit").touch()

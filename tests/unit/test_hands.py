@@ -98,6 +98,6 @@ def test_a_release_whose_file_the_master_lost_is_said_before_any_machine_is_told
 def test_a_machine_that_cannot_be_switched_applies_the_products_states(fleet, switched, applied, faults):
     answers = {"release_switch": {"prod1": switched}, "state_apply": {"prod1": applied}}
     there, said = hands(fleet, **{name: each for name, each in answers.items() if each["prod1"]})
-    assert there.switch(["prod1"], ONE.id, 9, lambda: None) == faults
+    assert there.switch(["prod1"], ONE.id, True, 9, lambda: None) == faults
     functions = [function for function, *_ in said.called]
     assert functions == (["release.switch", "state.apply"] if applied else ["release.switch"])
