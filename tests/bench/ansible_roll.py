@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,11 @@ while said := asked.recv(65536):
     sys.stdout.buffer.write(said)
 """
 ASK_PATH = "usr/local/bin/haproxy-ask"
+# What a production machine's highstate writes: copied as it is, so that there is nothing to change.
+MANAGED = (
+    "/etc/hosts", "/etc/timezone", "/etc/systemd/journald.conf.d/saltern.conf", "/etc/logrotate.d/saltern",
+    "/etc/apt/apt.conf.d/20auto-upgrades", "/etc/product/config.json", "/etc/systemd/system/product.service",
+)  # fmt: skip
 SSH_S = 60.0
 INSTALL = ("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qy", "--no-install-recommends", "install")
 
@@ -52,12 +58,13 @@ def install() -> bool:
     return True
 
 
-def rolled(fleet: Fleet, plant: Plant, release: str, folder: Path, key: Path) -> float:
+def rolled(fleet: Fleet, plant: Plant, release: str, folder: Path, key: Path, whole: bool) -> float:
     """Roll a release over production with Ansible; seconds it took.
 
     Saltern's controller is stopped meanwhile: it would put the servers back as the registry wants them.
 
     :param key: what opens the machines; :param folder: for what is made on the way
+    :param whole: whether it makes sure of all that is in a machine's highstate, as Saltern does, or of the release alone
     :raises RuntimeError: it failed
     """
     inventory = _inventory(fleet, plant, key)
@@ -67,13 +74,14 @@ def rolled(fleet: Fleet, plant: Plant, release: str, folder: Path, key: Path) ->
     given = {
         "release": release, "artifact": str(fleet.files / known.file), "home": f"/opt/product/releases/{release}",
         "ask": f"/{ASK_PATH}", "proxy": plant.proxy, "min_healthy_s": rollout["min_healthy_s"],
-        "steady_s": rollout["steady_s"],
+        "steady_s": rollout["steady_s"], "timezone": plant.settings["common"]["timezone"],
+        "files": str(_files(fleet, plant, folder)), "managed": [name for name in MANAGED if _everywhere(fleet, plant, name)],
     }  # fmt: skip
     plant.inside(plant.proxy, "systemctl", "stop", "saltern-controller")
     began = time.monotonic()
     done = subprocess.run(
         [str(VENV / "bin" / "ansible-playbook"), "-i", str(folder / "inventory.json"), "-e", json.dumps(given),
-         str(FOLDER / "roll.yml")],
+         *(() if whole else ("--skip-tags", "whole")), str(FOLDER / "roll.yml")],
         capture_output=True, text=True, check=False,
         env={**os.environ, "ANSIBLE_CONFIG": str(FOLDER / "ansible.cfg"), "ANSIBLE_HOME": str(folder / "ansible")},
     )  # fmt: skip
@@ -111,6 +119,22 @@ def open_ssh(plant: Plant, folder: Path) -> Path:
     ask.write_text(ASK.format(socket=plant.settings["traffic"]["admin_socket"]))
     ask.chmod(0o755)
     return key
+
+
+def _everywhere(fleet: Fleet, plant: Plant, name: str) -> bool:
+    return all((plant.root(id_) / name.lstrip("/")).exists() for id_ in _machines(fleet, "prod"))
+
+
+def _files(fleet: Fleet, plant: Plant, folder: Path) -> Path:
+    """Where the machines' own files are, as they are now."""
+    files = folder / "files"
+    for id_ in _machines(fleet, "prod"):
+        for name in MANAGED:
+            there, here = plant.root(id_) / name.lstrip("/"), files / id_ / name.lstrip("/")
+            if there.exists():
+                here.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(there, here)
+    return files
 
 
 def _inventory(fleet: Fleet, plant: Plant, key: Path) -> dict[str, object]:

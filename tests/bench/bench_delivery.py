@@ -173,7 +173,7 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
             requests, failed = load.end()
             checker.ended.set()
             checker.join()
-            peer, peer_failed = beside(live, fleet, new, connections, folder) if ansible else ({}, 0)
+            peer, peer_failed = beside(live, fleet, (new, old), connections, folder) if ansible else ({}, 0)
     for words in checker.wrong[:5]:
         print(words, file=sys.stderr)
     goes = {
@@ -209,9 +209,11 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
 
 
 def beside(
-    live: Live, fleet: Fleet, release: str, connections: int, folder: Path
+    live: Live, fleet: Fleet, releases: tuple[str, str], connections: int, folder: Path
 ) -> tuple[dict[str, float], int]:
-    """The same roll by Ansible under the same load: seconds by peer, and requests that failed."""
+    """The same roll by Ansible under the same load, and one of the release alone: seconds by peer, and requests that
+    failed.
+    """
     if not ansible_roll.install():
         return {}, 0
     plant = Plant(fleet)
@@ -219,10 +221,15 @@ def beside(
     load = Load(live, connections)
     time.sleep(3)
     try:
-        seconds = ansible_roll.rolled(fleet, plant, release, folder, key)
+        rolls = [
+            ansible_roll.rolled(fleet, plant, release, folder, key, whole)
+            for release, whole in zip(releases, (True, False), strict=True)
+        ]
     finally:
         _, failed = load.end()
-    return {"ansible": round(seconds, 1)}, failed
+    return dict(
+        zip(("ansible", "ansible_release_alone"), (round(each, 1) for each in rolls), strict=True)
+    ), failed
 
 
 if __name__ == "__main__":
