@@ -64,7 +64,7 @@ def rolled(fleet: Fleet, plant: Plant, release: str, folder: Path, key: Path, wh
     Saltern's controller is stopped meanwhile: it would put the servers back as the registry wants them.
 
     :param key: what opens the machines; :param folder: for what is made on the way
-    :param whole: whether it makes sure of all that is in a machine's highstate, as Saltern does, or of the release alone
+    :param whole: whether it makes sure of all of a machine's highstate, as Saltern does, or of the release alone
     :raises RuntimeError: it failed
     """
     inventory = _inventory(fleet, plant, key)
@@ -75,7 +75,8 @@ def rolled(fleet: Fleet, plant: Plant, release: str, folder: Path, key: Path, wh
         "release": release, "artifact": str(fleet.files / known.file), "home": f"/opt/product/releases/{release}",
         "ask": f"/{ASK_PATH}", "proxy": plant.proxy, "min_healthy_s": rollout["min_healthy_s"],
         "steady_s": rollout["steady_s"], "timezone": plant.settings["common"]["timezone"],
-        "files": str(_files(fleet, plant, folder)), "managed": [name for name in MANAGED if _everywhere(fleet, plant, name)],
+        "files": str(_files(fleet, plant, folder)),
+        "managed": [name for name in MANAGED if _everywhere(fleet, plant, name)],
     }  # fmt: skip
     plant.inside(plant.proxy, "systemctl", "stop", "saltern-controller")
     began = time.monotonic()
