@@ -67,9 +67,10 @@ def put(release, source, sha256, platform="any", keep=None):
     if not path:
         raise CommandExecutionError(f"{source} did not get there")
     try:
+        _check_hash(release, path, sha256)
         with _lock("put"):
             if not (home / MARKER).exists():
-                _unpack(path, sha256, home)
+                _unpack(path, home)
     except OSError as error:
         raise CommandExecutionError(f"{home}: {error.strerror}; is the machine's disk full?") from error
     finally:
@@ -172,13 +173,16 @@ def _check_platform(release, platform):
         )
 
 
-def _unpack(path, sha256, home):
+def _check_hash(release, path, sha256):
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
         while part := file.read(1 << 20):
             digest.update(part)
     if digest.hexdigest() != sha256:
-        raise CommandExecutionError(f"{home.name}: its sha256 is {digest.hexdigest()}, not {sha256}")
+        raise CommandExecutionError(f"{release}: its sha256 is {digest.hexdigest()}, not {sha256}")
+
+
+def _unpack(path, home):
     half = Path(tempfile.mkdtemp(prefix=".", dir=home.parent))
     try:
         with tarfile.open(path) as archive:

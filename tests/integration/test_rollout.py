@@ -188,13 +188,19 @@ def test_a_release_that_cannot_be_put_on_a_disk_is_said_by_machine(
     for name in names:
         minions.call(name, "saltutil.sync_modules")
     hands = FleetHands(fleet, jobs)
-    artifact.keep(fleet, NEW)
-    said = hands.stage(names, NEW.id, 5, 60, lambda: None)
-    assert said.keys() == {*names}
-    assert all("salt://artifacts/r77.tar.gz did not get there" in words for words in said.values())
-    artifact.keep(fleet, replace(NEW, platform="cpython-27-vax"))
-    said = hands.stage(names, NEW.id, 5, 60, lambda: None)
-    assert all("r77 is for cpython-27-vax, and this machine has" in words for words in said.values())
+    path = fleet.files / NEW.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"a release")
+    try:
+        artifact.keep(fleet, NEW)
+        said = hands.stage(names, NEW.id, 5, 60, lambda: None)
+        assert said.keys() == {*names}
+        assert all("r77: its sha256 is" in words for words in said.values()), said
+        artifact.keep(fleet, replace(NEW, platform="cpython-27-vax"))
+        said = hands.stage(names, NEW.id, 5, 60, lambda: None)
+        assert all("r77 is for cpython-27-vax, and this machine has" in words for words in said.values())
+    finally:
+        path.unlink()
 
 
 def test_what_would_change_on_a_machine_is_found_out_and_changes_nothing(
