@@ -44,7 +44,8 @@ rollout:
     errors_min: 5
 
   # When nothing new is rolled, in UTC; force=True does all the same, and going back always may. What is under way when
-  # one begins takes no further machine: it stops there, and on_failure says what becomes of those that are done. Each has a reason, and any of these, all of which must hold:
+  # one begins takes no further machine: it stops there, and on_failure says what becomes of those that are done. Each has
+  # a reason, and any of these, all of which must hold:
   #   days: [sat, sun]             days of the week
   #   hours: ["22:00", "06:00"]    from, to; a night belongs to the day on which it began
   #   dates: ["2026-12-23", "2027-01-02"]    first and last day

@@ -1,8 +1,8 @@
 """
 Releases of the product on this machine's disk: put one there, switch to it, give up old ones.
 
-The state ``product`` does the same and all else that belongs to it; what is here is for a roll, while
-which a machine is out of traffic. Both may be used in any order, and neither finds anything left to do after the other.
+The state ``product`` does the same and all else that belongs to it; what is here is for a roll, which keeps a machine
+out of traffic meanwhile. Both may be used in any order, and neither finds anything left to do after the other.
 """
 
 import contextlib
