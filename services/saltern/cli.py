@@ -18,6 +18,7 @@ from rich.text import Text
 from saltern import doctor, fleet, master, status, up, workplace
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
+from saltern.production import backup, install
 from saltern.runners import EXPECTED
 
 STAGE_STYLE = {
@@ -64,6 +65,32 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("dir", metavar="DIR", nargs="?", default="product", help="where (default: product)")
     each = add("doctor", "say what this machine lacks, and the remedy")
     each.add_argument("--subnet", metavar="CIDR", help="the network to look for")
+    each = add(
+        "install-master",
+        "make this machine the fleet's master, run by its own systemd; with other code it is the upgrade",
+    )
+    each.add_argument(
+        "--address", metavar="IP", help="where machines reach it (default: its private address)"
+    )
+    each.add_argument("--subnet", metavar="CIDR", help="the network of its machines (default: the address's)")
+    each.add_argument("--name", metavar="HOST", help="a name that machines are told instead of the address")
+    each.add_argument(
+        "--ssh-from", metavar="CIDR", help="who may reach this machine's sshd; '' for everybody (the default)"
+    )
+    each.add_argument(
+        "--no-way-back", action="store_true", help="keep this release in use even if it does not answer"
+    )
+    each = add("backup", "write the keys and the state of the master that is installed here")
+    each.add_argument("target", metavar="FILE", help="a file, a folder, or - for standard output")
+    each.add_argument(
+        "--keep", metavar="N", type=int, default=0, help="how many a folder may hold (default: all)"
+    )
+    each = add("restore", "make this machine the master that a backup was made of")
+    each.add_argument("source", metavar="FILE", help="the backup, or - for standard input")
+    each.add_argument("--address", metavar="IP", help="where machines reach it, if not where they did")
+    each.add_argument(
+        "--force", action="store_true", help="in place of a master that is here, which is moved aside"
+    )
     commands.add_parser(
         "test",
         help="run the tests",
@@ -89,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return {
             "up": _up, "status": _status, "down": _down, "clone": _clone, "doctor": _doctor, "test": _test,
-            "bench": _bench,
+            "bench": _bench, "install-master": _install_master, "backup": _backup, "restore": _restore,
         }[chosen.command](chosen)  # fmt: skip
     except EXPECTED as error:
         print(f"saltern: {error}", file=sys.stderr)
@@ -222,6 +249,73 @@ def _down(arguments: argparse.Namespace) -> int:
     up.down(chosen, purge=arguments.purge, tell=lambda words: print(f"  removing {words}", file=sys.stderr))
     print(f"fleet {chosen.name}: gone in {time.monotonic() - started:.1f} s")
     return 0
+
+
+def _tell(words: str) -> None:
+    print(f"  {words}", file=sys.stderr)
+
+
+def _as_root(what: str) -> None:
+    if os.geteuid() != 0:
+        raise SalternError(f"{what}: must run as root; try: sudo ./saltern {what}")
+
+
+def _install_master(arguments: argparse.Namespace) -> int:
+    _as_root("install-master")
+    code = install.deploy()
+    if code != REPOSITORY:
+        # From here on by the code that is to be in use.
+        _hand_over(code, sys.argv[1:])
+    started = time.monotonic()
+    wanted = install.Wanted(arguments.address, arguments.subnet, arguments.name, arguments.ssh_from)
+    chosen = fleet.choose(arguments.fleet, arguments.state_dir)
+    changed = install.install(chosen, wanted, _tell, way_back=not arguments.no_way_back)
+    made = Fleet.load(chosen.state_dir)
+    done = (
+        f"{len(changed)} changes in {time.monotonic() - started:.1f} s"
+        if changed
+        else "nothing had to change"
+    )
+    print(
+        f"master of fleet {made.name}: answers at {made.gateway} as {made.master}, release {code.name}; {done}"
+    )
+    print("next:  saltern up --cloud digitalocean    |    salt-key -L    |    saltern backup FILE")
+    return 0
+
+
+def _hand_over(code: Path, arguments: Sequence[str]) -> None:
+    """Become the same command of another release."""
+    environment = {**os.environ, "PYTHONPATH": f"{code}/services"}
+    python = str(code / ".venv" / "bin" / "python")
+    os.execve(python, [python, "-m", "saltern.cli", *arguments], environment)
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    _as_root("backup")
+    chosen = _chosen(arguments)
+    if not chosen.installed:
+        raise SalternError(
+            f"fleet {chosen.name}: no master is installed here; `./saltern install-master` makes this machine one"
+        )
+    if arguments.keep < 0:
+        raise SalternError(f"backup: --keep {arguments.keep}: 0 keeps all, 14 the last fourteen")
+    started = time.monotonic()
+    path = backup.write(chosen, REPOSITORY, arguments.target, keep=arguments.keep)
+    if path:
+        size = path.stat().st_size / 1024
+        print(
+            f"{path}: {size:.0f} KiB in {time.monotonic() - started:.1f} s; as secret as the master's own key"
+        )
+    return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    _as_root("restore")
+    code, name = install.restore(arguments.source, force=arguments.force, tell=_tell)
+    more = ["--address", arguments.address] if arguments.address else []
+    # The script of that release: it has packages and a virtual environment of its own.
+    os.execv(str(code / "saltern"), [str(code / "saltern"), "install-master", "--fleet", name, *more])
+    return 1
 
 
 def _clone(arguments: argparse.Namespace) -> int:

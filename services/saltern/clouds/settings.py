@@ -136,7 +136,9 @@ def read(
         raise SalternError(f"{where}: {unknown[0]!r} is unknown; known are {', '.join(known)}")
     for need in ("state_dir", "sizes", "image", "location"):
         if not config.get(need):
-            raise SalternError(f"{where}: {need!r} is missing")
+            raise SalternError(
+                f"{where}: {need!r} is missing; write it into pillar/clouds.sls, under clouds: {alias}"
+            )
     options = _options(where, config.get("options", {}), option_names)
     fleet = Fleet.load(config["state_dir"])
     return Settings(

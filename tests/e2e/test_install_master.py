@@ -1,0 +1,148 @@
+"""A master of its own machine, for real: installed, upgraded, lost, restored on another machine."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from bare_machines import SOURCE, Bare, bare_machines
+from fleet_commands import wait_for
+
+MASTER, MINION = "ops1", "prod1"
+INSTALL_SECONDS = 600
+SERVICES = ("saltern-master.service", "saltern-firewall.service", "saltern-backup.timer")
+
+
+@dataclass
+class Drill:
+    """A master and a minion of its. :ivar bare: the machines; :ivar address: the master's; :ivar log: what was said"""
+
+    bare: Bare
+    address: str
+    log: str
+
+    def master(self, *command: str, timeout: float = 300) -> str:
+        return self.bare.do(MASTER, *command, timeout=timeout)
+
+    def answers(self) -> bool:
+        done = self.bare.run(MASTER, "salt", "--out=json", "--static", "-t", "10", "-L", MINION, "test.ping")
+        return done.returncode == 0 and json.loads(done.stdout) == {MINION: True}
+
+
+@pytest.fixture(scope="module")
+def drill() -> Iterator[Drill]:
+    with bare_machines("m", 1) as bare:
+        address = bare.make(MASTER, memory=1536)
+        bare.checkout(MASTER)
+        done = bare.run(MASTER, f"{SOURCE}/saltern", "install-master", timeout=INSTALL_SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+        config = {"master": address, "id": MINION, "acceptance_wait_time": 1, "recon_max": 2000}
+        bare.make(MINION, memory=512, files={"etc/salt/minion": (json.dumps(config), 0o640)})
+        drill = Drill(bare, address, done.stdout + done.stderr)
+        wait_for(lambda: MINION in keys(drill)["minions_pre"], 180, "the minion's key is offered")
+        assert finger(drill, "minions_pre") == offered(drill)
+        drill.master("salt-key", "-y", "-a", MINION)
+        wait_for(drill.answers, 180, "the minion answers")
+        yield drill
+
+
+def keys(drill: Drill) -> dict[str, list[str]]:
+    return json.loads(drill.master("salt-key", "-L", "--out=json"))
+
+
+def finger(drill: Drill, state: str) -> str:
+    """The minion's key as its master knows it."""
+    return json.loads(drill.master("salt-key", "-f", MINION, "--out=json"))[state][MINION]
+
+
+def offered(drill: Drill) -> str:
+    """The minion's key as it knows it itself."""
+    done = drill.bare.do(MINION, "/opt/saltern/salt/bin/salt-call", "--local", "--out=json", "key.finger")
+    return json.loads(done)["local"]
+
+
+def minion_process(drill: Drill) -> str:
+    return drill.bare.do(MINION, "systemctl", "show", "-P", "MainPID", "salt-minion")
+
+
+def test_the_master_is_run_by_systemd_as_a_user_of_its_own_behind_its_firewall(drill: Drill):
+    assert f"master of fleet saltern: answers at {drill.address}" in drill.log
+    for service in SERVICES:
+        assert drill.master("systemctl", "is-active", service).strip() == "active", service
+        assert drill.master("systemctl", "is-enabled", service).strip() == "enabled", service
+    users = set(drill.master("ps", "-C", "salt-master", "-o", "user=").split())
+    assert users == {"salt"}
+    assert drill.master("find", "/var/lib/saltern/saltern", "!", "-user", "salt").strip() == ""
+    assert drill.master("stat", "-c", "%a", "/var/lib/saltern/saltern").strip() == "750"
+    assert "policy drop" in drill.master("nft", "list", "table", "inet", "saltern_master")
+    drill.master("systemd-run", "--quiet", "/usr/bin/python3", "-m", "http.server", "9999")
+    listens = ["/usr/bin/python3", "-c", "import socket; socket.create_connection(('127.0.0.1', 9999), 1)"]
+    wait_for(lambda: drill.bare.run(MASTER, *listens).returncode == 0, 60, "a listener on the master")
+    with pytest.raises(TimeoutError):
+        socket.create_connection((drill.address, 9999), timeout=2)
+    socket.create_connection((drill.address, 4505), timeout=60).close()
+    drill.master("logrotate", "--debug", "/etc/logrotate.d/saltern-master")
+
+
+def test_installed_again_it_changes_nothing_and_restarts_nothing(drill: Drill):
+    before = drill.master("systemctl", "show", "-P", "MainPID", "saltern-master")
+    said = drill.master(f"{SOURCE}/saltern", "install-master", timeout=INSTALL_SECONDS)
+    assert "nothing had to change" in said
+    assert drill.master("systemctl", "show", "-P", "MainPID", "saltern-master") == before
+
+
+def test_an_upgrade_that_does_not_start_is_taken_back_and_one_that_does_is_kept(drill: Drill):
+    source = drill.bare.root(MASTER) / SOURCE.lstrip("/")
+    old = drill.master("readlink", "/opt/saltern/current").strip()
+    shipped = (source / "etc/master").read_text()
+    (source / "etc/master").write_text(shipped + "\nworker_threads: [\n")
+    done = drill.bare.run(MASTER, f"{SOURCE}/saltern", "install-master", timeout=INSTALL_SECONDS)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"{Path(old).name} is in use again" in done.stderr
+    assert drill.master("readlink", "/opt/saltern/current").strip() == old
+    wait_for(drill.answers, 180, "the minion answers the old release")
+    (source / "etc/master").write_text(shipped + "\n# Another release.\n")
+    drill.master(f"{SOURCE}/saltern", "install-master", timeout=INSTALL_SECONDS)
+    assert drill.master("readlink", "/opt/saltern/current").strip() != old
+    wait_for(drill.answers, 180, "the minion answers the new release")
+
+
+def test_a_master_that_is_lost_is_restored_elsewhere_and_its_minion_goes_on_with_its_key(
+    drill: Drill, tmp_path: Path
+):
+    wait_for(drill.answers, 180, "the minion answers")
+    drill.master("saltern", "backup", "/root/kept.tar.gz")
+    kept = (drill.bare.root(MASTER) / "root/kept.tar.gz").read_bytes()
+    release = drill.master("readlink", "/opt/saltern/current").strip()
+    known, process = finger(drill, "minions"), minion_process(drill)
+
+    done = drill.bare.run(MASTER, "saltern", "restore", "/root/kept.tar.gz")
+    assert done.returncode == 1
+    assert "is kept here already; `--force` moves it aside" in done.stderr
+
+    drill.bare.destroy(MASTER)
+    assert drill.bare.make(MASTER, memory=1536) == drill.address
+    drill.bare.checkout(MASTER)
+    root = drill.bare.root(MASTER) / "root"
+    (root / "cut.tar.gz").write_bytes(kept[: len(kept) // 2])
+    (root / "kept.tar.gz").write_bytes(kept)
+    done = drill.bare.run(MASTER, f"{SOURCE}/saltern", "restore", "/root/cut.tar.gz", timeout=INSTALL_SECONDS)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("saltern: /root/cut.tar.gz: not a whole backup")
+    assert not (drill.bare.root(MASTER) / "var/lib/saltern/saltern").exists()
+
+    drill.master(f"{SOURCE}/saltern", "restore", "/root/kept.tar.gz", timeout=INSTALL_SECONDS)
+    wait_for(drill.answers, 300, "the minion answers the restored master")
+    assert drill.master("readlink", "/opt/saltern/current").strip() == release
+    assert keys(drill) == {
+        "minions": [MINION],
+        "minions_pre": [],
+        "minions_rejected": [],
+        "minions_denied": [],
+    }
+    assert finger(drill, "minions") == known == offered(drill)
+    assert minion_process(drill) == process
