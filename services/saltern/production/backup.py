@@ -8,6 +8,7 @@ secret as the master itself.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ import re
 import sys
 import tarfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -159,10 +161,10 @@ def read(source: str) -> tuple[Manifest, dict[str, bytes]]:
     """
     try:
         with sys.stdin.buffer if source == "-" else open(source, "rb") as stream:  # noqa: PTH123
-            found = {about.name: data for about, data in _unpack(stream)}
+            found = {about.name: data for about, data in _unpack(gzip.decompress(stream.read()))}
     except FileNotFoundError as error:
         raise SalternError(f"{source}: no such file; say a backup that `saltern backup` made") from error
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise SalternError(f"{source}: not a whole backup ({error}); take another") from error
     try:
         manifest = Manifest.from_json(found.pop(MANIFEST).decode())
@@ -176,8 +178,9 @@ def read(source: str) -> tuple[Manifest, dict[str, bytes]]:
     return manifest, found
 
 
-def _unpack(stream: io.BufferedIOBase) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
-    with tarfile.open(fileobj=stream, mode="r|gz") as tar:
+def _unpack(data: bytes) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    # Unpacked as a whole before: only that compares the sum at gzip's end.
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for about in tar:
             inner = tar.extractfile(about) if about.isreg() else None
             yield about, inner.read() if inner else b""
