@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -15,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from saltern import doctor, fleet, master, status, up, workplace
+from saltern import doctor, fleet, master, rented, status, up, workplace
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
 from saltern.production import backup, install
@@ -57,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
         "--pillar", metavar="DIR", help="the pillar to serve (default: pillar/ of this checkout)"
     )
     each.add_argument("--machines", metavar="ID,ID", help="these machines instead of the default eleven")
+    each.add_argument(
+        "--cloud", metavar="NAME", choices=fleet.CLOUDS[:-1], help=f"where: {', '.join(fleet.CLOUDS[:-1])}"
+    )
     each = add("status", "show the fleet's machines")
     each.add_argument("--json", action="store_true", help="as one JSON object")
     each = add("down", "end the fleet and leave nothing of it behind")
@@ -143,7 +147,18 @@ def _chosen(arguments: argparse.Namespace) -> Fleet:
         arguments.state_dir,
         getattr(arguments, "subnet", None),
         getattr(arguments, "pillar", None),
+        getattr(arguments, "cloud", None),
     )
+
+
+def _at_work(arguments: argparse.Namespace) -> Fleet:
+    """The fleet that a command changes, as whoever may: root, or the user of a master that is installed here."""
+    chosen = _chosen(arguments)
+    if chosen.installed:
+        install.become_service(chosen)
+    else:
+        _root()
+    return chosen
 
 
 class _Screen:
@@ -189,18 +204,15 @@ class _Screen:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    _root()
-    chosen = _chosen(arguments)
+    chosen = _at_work(arguments)
     progress = up.Progress()
     screen = _Screen(progress)
     machines = arguments.machines.split(",") if arguments.machines else fleet.DEFAULT_MACHINES
-    if screen.console.is_terminal:
-        with screen.live:
-            up.up(chosen, progress, machines)
-    else:
-        up.up(chosen, progress, machines)
+    bring = up.up if chosen.cloud == fleet.LOCAL else rented.start
+    with screen.live if screen.console.is_terminal else nullcontext():
+        bring(chosen, progress, machines)
     changed = sum(progress.changed.values())
-    urls = status.urls(chosen)
+    urls = status.urls(chosen) if chosen.cloud == fleet.LOCAL else status.status(chosen)["urls"]
     print(
         f"fleet {chosen.name}: {len(machines)} machines ready in {screen.seconds().strip()}, {changed} states changed"
     )
@@ -216,7 +228,8 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    answer = status.status(_chosen(arguments))
+    chosen = _chosen(arguments)
+    answer = status.status(_at_work(arguments) if chosen.installed else chosen)
     if arguments.json:
         print(json.dumps(answer, indent=1))
         return 0
@@ -243,9 +256,13 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    _root()
-    chosen = _chosen(arguments)
+    chosen = _at_work(arguments)
     started = time.monotonic()
+    if chosen.cloud != fleet.LOCAL:
+        rented.end(chosen, lambda words: print(f"  removing {words}", file=sys.stderr))
+        stays = "; its master stays" if chosen.installed else ""
+        print(f"fleet {chosen.name}: machines gone in {time.monotonic() - started:.1f} s{stays}")
+        return 0
     up.down(chosen, purge=arguments.purge, tell=lambda words: print(f"  removing {words}", file=sys.stderr))
     print(f"fleet {chosen.name}: gone in {time.monotonic() - started:.1f} s")
     return 0
