@@ -1,7 +1,7 @@
 """A region of a rented cloud: DigitalOcean's API, and behind it real machines of this host that obey their user data.
 
-What a droplet is told at its first boot is laid out as cloud-init would: the files of `write_files`. Installing the minion
-is left out, the image has it; that a bare system does all of it is what test_rented.py shows.
+What a droplet is told at its first boot is laid out as cloud-init would: the files of `write_files`. Installing the
+minion is left out, the image has it; that a bare system does all of it is what test_rented.py shows.
 """
 
 from __future__ import annotations
