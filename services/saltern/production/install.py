@@ -172,7 +172,7 @@ def deploy() -> Path:
     os.umask(0o022)
     laid = REPOSITORY.parent == place.RELEASES
     code = REPOSITORY if laid else releases.lay(REPOSITORY, place.RELEASES)
-    releases.link(code / ".venv", Path(sys.prefix))
+    releases.link(code / ".venv", Path(sys.prefix).resolve())
     return code
 
 
@@ -239,19 +239,22 @@ def _put(fleet: Fleet, wanted: Wanted, changed: list[str], tell: Tell) -> None:
     run(["systemctl", "start", f"{place.BACKUP_SERVICE}.timer", place.FIREWALL_SERVICE])
     if place.FIREWALL in wrote:
         run(["systemctl", "reload", place.FIREWALL_SERVICE])
-    run(["systemctl", "restart" if changed else "start", SERVICE], timeout=ANSWER_SECONDS)
+    try:
+        run(["systemctl", "restart" if changed else "start", SERVICE], timeout=ANSWER_SECONDS)
+    except SalternError as error:
+        raise SalternError(f"{SERVICE}: does not start: {_last_words()}") from error
     tell(f"waiting for the master to answer at {fleet.gateway}")
     end = time.monotonic() + ANSWER_SECONDS
     while not master.answers(fleet):
         if time.monotonic() > end:
-            said = subprocess.run(
-                ["journalctl", "-qn20", "-o", "cat", "-u", SERVICE],
-                capture_output=True,
-                text=True,
-                check=False,
-            ).stdout
-            raise SalternError(f"{SERVICE}: does not answer on {fleet.gateway}: {last_line(said)}")
+            raise SalternError(f"{SERVICE}: does not answer on {fleet.gateway}: {_last_words()}")
         time.sleep(0.2)
+
+
+def _last_words() -> str:
+    """What the master itself said last, not what systemd said of it."""
+    command = ["journalctl", "-q", "-n", "20", "-o", "cat", f"_SYSTEMD_UNIT={SERVICE}.service"]
+    return last_line(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
 
 
 def _go_back(before: Path, fleet: Fleet) -> None:
@@ -278,7 +281,10 @@ def _sshd() -> str:
 
 def _check_firewall(text: str) -> None:
     """:raises SalternError: nft does not understand it, such as a rule of the operator's own"""
-    run(["nft", "-c", "-f", "-"], text=text)
+    done = subprocess.run(["nft", "-c", "-f", "-"], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = next((line for line in done.stderr.splitlines() if "Error:" in line), last_line(done.stderr))
+        raise SalternError(f"firewall: {words}; rules of your own are in {place.OWN_RULES}")
 
 
 def _write(path: Path, file: place.File) -> bool:

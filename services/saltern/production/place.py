@@ -58,7 +58,8 @@ def files(fleet: Fleet, home: Path, ssh_ports: Sequence[int], ssh_from: str) -> 
 def firewall(subnet: str, ssh_ports: Sequence[int], ssh_from: str) -> str:
     """The table of an installed master: the fleet reaches Salt, operators reach ssh, nobody anything else.
 
-    It is replaced in one step, and refuses nothing that this machine itself has asked for.
+    It is replaced in one step, and refuses nothing that this machine itself has asked for. Both kinds of ICMP go by
+    their numbers: a small system has no list of names.
     """
     ports = ", ".join(map(str, ssh_ports))
     who = f"ip saddr {ssh_from} " if ssh_from else ""
@@ -74,7 +75,7 @@ table inet {TABLE} {{
         ct state invalid drop
         ct state established,related accept
         iifname "lo" accept
-        meta l4proto {{ icmp, ipv6-icmp }} accept
+        meta l4proto {{ 1, 58 }} accept
         udp dport {{ 68, 546 }} accept
         {who}tcp dport {{ {ports} }} accept
         ip saddr {subnet} tcp dport {{ {salt} }} accept
