@@ -24,7 +24,9 @@ from saltern.shell import last_line
 
 # A rented machine boots, installs its minion from the network, and takes on its role.
 READY_SECONDS = 1800.0
-PING_SECONDS = 15
+PING_SECONDS = 5
+# Who has said nothing is asked now and then: it may have come before anybody listened.
+ASK_SECONDS = 30.0
 PLACEHOLDER = "of-your-region"
 
 
@@ -129,27 +131,23 @@ def _machines(fleet: Fleet, wanted: tuple[str, ...], progress: up.Progress) -> N
     missing = [name for name in wanted if name not in there]
     stopped = [name for name in wanted if name in there and there[name].state == "stopped"]
     progress.tell(f"machines: {len(missing)} to rent, {len(stopped)} to start at {fleet.cloud}")
-    with up._creating(fleet, missing) as creating:
-        for name in stopped:
-            cloud(fleet).start(name)
-        while creating and creating.poll() is None:
-            known = fleet.inventory()
-            for name in missing:
-                if known.get(name, {}).get("made") and progress.machines[name] == "waiting":
-                    progress.stage(name, "booted")
-            progress.draw()
-            time.sleep(0.5)
-        if creating:
-            up._check_made(fleet, missing, creating.returncode)
-    progress.tell("waiting for the minions")
-    _connected(fleet, wanted, progress)
-    # Only now is every address known, and told to everybody.
-    for last in (False, True):
-        again = [name for name in wanted if progress.machines[name] != "ready"]
-        if not again:
-            break
-        progress.tell(f"once more: {', '.join(again)}" if last else "configuring")
-        _configured(fleet, again, progress)
+    with up._Watch(fleet) as watch:
+        with up._creating(fleet, missing) as creating:
+            for name in stopped:
+                cloud(fleet).start(name)
+            while creating and creating.poll() is None:
+                _heard(progress, watch.next(0.5))
+            if creating:
+                up._check_made(fleet, missing, creating.returncode)
+        progress.tell("waiting for the minions")
+        _connected(fleet, wanted, progress, watch)
+        # Only now is every address known, and told to everybody.
+        for last in (False, True):
+            again = [name for name in wanted if progress.machines[name] != "ready"]
+            if not again:
+                break
+            progress.tell(f"once more: {', '.join(again)}" if last else "configuring")
+            _configured(fleet, again, progress, watch)
     if failed := [name for name in wanted if progress.machines[name] != "ready"]:
         more = f" (and {len(failed) - 1} more: {', '.join(failed[1:])})" if failed[1:] else ""
         raise SalternError(
@@ -157,23 +155,36 @@ def _machines(fleet: Fleet, wanted: tuple[str, ...], progress: up.Progress) -> N
         )
 
 
-def _connected(fleet: Fleet, names: Iterable[str], progress: up.Progress) -> None:
-    """Wait until every minion answers.
+def _heard(progress: up.Progress, event: tuple[str, dict] | None) -> None:
+    """Note how far a machine has come, of an event or none."""
+    progress.draw()
+    understood = up.understand(*event) if event else None
+    if understood is None:
+        return
+    name, stage, _ = understood
+    come = progress.machines.get(name)
+    if stage in ("booted", "connected") and come and up.STAGES.index(stage) > up.STAGES.index(come):
+        progress.stage(name, stage)
+
+
+def _connected(fleet: Fleet, names: Iterable[str], progress: up.Progress, watch: up._Watch) -> None:
+    """Wait until every minion has come; one that was there before is asked.
 
     :raises SalternError: some do not
     """
-    pending = set(names)
     end = time.monotonic() + READY_SECONDS
-    while pending:
-        for name in _answering(fleet, pending):
-            pending.discard(name)
-            progress.stage(name, "connected")
-        if pending and time.monotonic() > end:
+    ask = 0.0
+    while pending := [name for name in names if progress.machines[name] in ("waiting", "booted")]:
+        if time.monotonic() > ask:
+            for name in _answering(fleet, pending):
+                progress.stage(name, "connected")
+            ask = time.monotonic() + ASK_SECONDS
+        if time.monotonic() > end:
             raise SalternError(
                 f"{', '.join(sorted(pending))}: no answer in {READY_SECONDS:g} s; the machine's "
                 "/var/log/cloud-init-output.log says how far it came"
             )
-        progress.draw()
+        _heard(progress, watch.next(0.5))
 
 
 def _answering(fleet: Fleet, names: Iterable[str]) -> set[str]:
@@ -182,7 +193,7 @@ def _answering(fleet: Fleet, names: Iterable[str]) -> set[str]:
         master.command(
             fleet, "salt", "--out=json", "--static", "-t", str(PING_SECONDS), "-L", who, "test.ping"
         ),
-        capture_output=True, text=True, timeout=20 * PING_SECONDS, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     try:
         answer = json.loads(done.stdout)
@@ -191,28 +202,27 @@ def _answering(fleet: Fleet, names: Iterable[str]) -> set[str]:
     return {name for name, value in answer.items() if value is True}
 
 
-def _configured(fleet: Fleet, names: list[str], progress: up.Progress) -> None:
+def _configured(fleet: Fleet, names: list[str], progress: up.Progress, watch: up._Watch) -> None:
     """Have machines take on their roles, and follow that very job to its end."""
     pending = set(names)
-    with up._Watch(fleet) as watch:
-        job = up._apply(fleet, names)
-        for name in names:
-            progress.stage(name, "configuring")
-        end = time.monotonic() + READY_SECONDS
-        while pending and time.monotonic() < end:
-            event = watch.next(0.5)
-            progress.draw()
-            if event is None or not event[0].startswith(f"salt/job/{job}/ret/"):
-                continue
-            understood = up.understand(*event)
-            if understood is None or understood[0] not in pending:
-                continue
-            name, _, details = understood
-            progress.changed[name], faults = up.outcome(details)
-            if faults:
-                progress.faults[name] = faults[0]
-            progress.stage(name, "failed" if faults else "ready")
-            pending.discard(name)
+    job = up._apply(fleet, names)
+    for name in names:
+        progress.stage(name, "configuring")
+    end = time.monotonic() + READY_SECONDS
+    while pending and time.monotonic() < end:
+        event = watch.next(0.5)
+        progress.draw()
+        if event is None or not event[0].startswith(f"salt/job/{job}/ret/"):
+            continue
+        understood = up.understand(*event)
+        if understood is None or understood[0] not in pending:
+            continue
+        name, _, details = understood
+        progress.changed[name], faults = up.outcome(details)
+        if faults:
+            progress.faults[name] = faults[0]
+        progress.stage(name, "failed" if faults else "ready")
+        pending.discard(name)
 
 
 def describe(fleet: Fleet) -> tuple[dict[str, dict], dict[str, list[str]], list[str]]:

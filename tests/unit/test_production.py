@@ -18,7 +18,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from saltern import master, secrets
+from saltern import master, members, secrets
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet, choose
 from saltern.production import backup, install, place, releases
@@ -470,3 +470,23 @@ def test_a_folder_keeps_the_newest_backups_of_its_fleet_and_other_files(installe
 )  # fmt: skip
 def test_what_goes_into_a_backup(name, kept):
     assert backup.worth_keeping(PurePosixPath(name)) is kept
+
+
+# Before the first machine ------------------------------------------------------------------------------------------
+
+
+def test_engines_wait_for_the_fleets_first_redis(installed, monkeypatch):
+    monkeypatch.setattr(members, "LOOK_SECONDS", 0)
+    looks = iter(range(100))
+
+    def going_on() -> bool:
+        if next(looks) == 3:
+            about = {"address": "10.110.0.4", "made": False}
+            path = installed.machines_dir / "redis1" / "machine.json"
+            path.parent.mkdir()
+            path.write_text(json.dumps(about))
+        return True
+
+    assert members.await_redis(installed, going_on)
+    assert next(looks) == 4
+    assert not members.await_redis(installed, lambda: False)

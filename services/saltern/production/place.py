@@ -113,6 +113,9 @@ TimeoutStopSec=20
 Restart=always
 RestartSec=2
 LimitNOFILE=100000
+# Reflexes go first in a storm.
+LimitNICE=-20
+CPUWeight=400
 ReadWritePaths={fleet.state_dir}
 ProtectSystem=strict
 ProtectHome=yes
