@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from saltern import doctor, fleet, master, rented, status, up, workplace
+from saltern import doctor, fleet, joining, master, rented, status, up, workplace
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
 from saltern.production import backup, install
@@ -95,6 +95,19 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument(
         "--force", action="store_true", help="in place of a master that is here, which is moved aside"
     )
+    each = add("join", "make a machine that exists already one of the fleet's, over ssh")
+    each.add_argument("name", metavar="ID", help="what it shall be, such as prod6")
+    each.add_argument("address", metavar="ADDRESS", help="where the fleet reaches it")
+    each.add_argument(
+        "--user", default="root", help="root (the default), or one who may sudo without a password"
+    )
+    each.add_argument("--port", type=int, default=22, help="where its sshd listens (default: 22)")
+    each.add_argument(
+        "--key", metavar="FILE", default="", help="the private key to use (default: ssh's own choice)"
+    )
+    each.add_argument("--known-hosts", metavar="FILE", default="", help="where host keys are remembered")
+    each = add("leave", "let a machine that joined go; it is left as it is")
+    each.add_argument("name", metavar="ID")
     commands.add_parser(
         "test",
         help="run the tests",
@@ -121,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {
             "up": _up, "status": _status, "down": _down, "clone": _clone, "doctor": _doctor, "test": _test,
             "bench": _bench, "install-master": _install_master, "backup": _backup, "restore": _restore,
+            "join": _join, "leave": _leave,
         }[chosen.command](chosen)  # fmt: skip
     except EXPECTED as error:
         print(f"saltern: {error}", file=sys.stderr)
@@ -333,6 +347,29 @@ def _restore(arguments: argparse.Namespace) -> int:
     # The script of that release: it has packages and a virtual environment of its own.
     os.execv(str(code / "saltern"), [str(code / "saltern"), "install-master", "--fleet", name, *more])
     return 1
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    # As root to the end: the ssh key is root's. What it leaves is given to the master's user.
+    _as_root("join")
+    chosen = _chosen(arguments)
+    host = joining.Host(
+        arguments.address, arguments.user, arguments.port, arguments.key, arguments.known_hosts
+    )
+    started = time.monotonic()
+    try:
+        joining.join(chosen, arguments.name, host, _tell)
+    finally:
+        if chosen.installed:
+            install.own(chosen.state_dir)
+    print(f"{arguments.name}: joined in {time.monotonic() - started:.1f} s, and takes on its role now")
+    return 0
+
+
+def _leave(arguments: argparse.Namespace) -> int:
+    joining.leave(_at_work(arguments), arguments.name, _tell)
+    print(f"{arguments.name}: left; `systemctl disable --now salt-minion` there ends its minion")
+    return 0
 
 
 def _clone(arguments: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ import yaml
 from saltern import master, members, pillar, secrets, up
 from saltern.errors import SalternError
 from saltern.fleet import NO_CLOUD, Fleet, role_of, write_atomically
+from saltern.joining import JOINED
 from saltern.local import network
 from saltern.shell import last_line
 
@@ -228,6 +229,8 @@ def _configured(fleet: Fleet, names: list[str], progress: up.Progress, watch: up
 def describe(fleet: Fleet) -> tuple[dict[str, dict], dict[str, list[str]], list[str]]:
     """Every machine of inventory and cloud with what a person asks for; the public addresses; what to know besides."""
     known = fleet.inventory()
+    if fleet.cloud == NO_CLOUD:
+        return {name: {**about, "state": JOINED, "usage": None} for name, about in known.items()}, {}, []
     try:
         there = {node.name: node for node in cloud(fleet).nodes()}
     except SalternError as error:
@@ -239,14 +242,19 @@ def describe(fleet: Fleet) -> tuple[dict[str, dict], dict[str, list[str]], list[
         for name in sorted(set(there) - set(known))
     ]
     machines = {
-        name: {**about, "state": there[name].state if name in there else "gone", "usage": None}
-        for name, about in known.items()
+        name: {**about, "state": _state(name, about, there), "usage": None} for name, about in known.items()
     }
     return machines, {name: list(node.public_ips) for name, node in there.items()}, notes
 
 
+def _state(name: str, about: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    if about["profile"] == JOINED:
+        return JOINED
+    return there[name].state if name in there else "gone"
+
+
 def end(fleet: Fleet, tell: Callable[[str], None]) -> None:
-    """End every machine of the fleet at its cloud, and what was begun; an installed master stays.
+    """End every machine of the fleet at its cloud, and what was begun; what joined is left, an installed master stays.
 
     :raises SalternError: one is still there
     """
@@ -261,7 +269,12 @@ def end(fleet: Fleet, tell: Callable[[str], None]) -> None:
 
 def _end_machines(fleet: Fleet, tell: Callable[[str], None]) -> None:
     asked = cloud(fleet)
-    names = sorted({node.name for node in asked.nodes()} | set(fleet.inventory()))
+
+    def left() -> list[str]:
+        rented = {name for name, about in fleet.inventory().items() if about["profile"] != JOINED}
+        return sorted({node.name for node in asked.nodes()} | rented)
+
+    names = left()
     words = ""
     if names:
         tell(", ".join(names))
@@ -272,5 +285,5 @@ def _end_machines(fleet: Fleet, tell: Callable[[str], None]) -> None:
         said = re.findall(r"Error:\s*(\S.*)|\[ERROR\s*\]\s*(.+)", done.stdout + done.stderr)
         words = "".join(said[-1]) if said else last_line(done.stderr or done.stdout)
     asked.sweep()
-    if left := sorted({node.name for node in asked.nodes()} | set(fleet.inventory())):
-        raise SalternError(f"{', '.join(left)}: still at {fleet.cloud}: {words}; `saltern down` again")
+    if still := left():
+        raise SalternError(f"{', '.join(still)}: still at {fleet.cloud}: {words}; `saltern down` again")

@@ -61,7 +61,9 @@ def finger(drill: Drill, state: str) -> str:
 
 def offered(drill: Drill) -> str:
     """The minion's key as it knows it itself."""
-    done = drill.bare.do(MINION, "/opt/saltern/salt/bin/salt-call", "--local", "--out=json", "key.finger")
+    done = drill.bare.do(
+        MINION, "/opt/saltern/salt/bin/salt-call", "-c", "/etc/salt", "--local", "--out=json", "key.finger"
+    )
     return json.loads(done)["local"]
 
 
