@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from bare_machines import SOURCE, Bare, bare_machines
-from fleet_commands import wait_for
+from fleet_commands import run, wait_for
 
-MASTER, MINION = "ops1", "prod1"
+MASTER, MINION, OTHER = "ops1", "prod1", "prod2"
 INSTALL_SECONDS = 600
 SERVICES = ("saltern-master.service", "saltern-firewall.service", "saltern-backup.timer")
 
@@ -28,9 +28,9 @@ class Drill:
     def master(self, *command: str, timeout: float = 300) -> str:
         return self.bare.do(MASTER, *command, timeout=timeout)
 
-    def answers(self) -> bool:
-        done = self.bare.run(MASTER, "salt", "--out=json", "--static", "-t", "10", "-L", MINION, "test.ping")
-        return done.returncode == 0 and json.loads(done.stdout) == {MINION: True}
+    def answers(self, minion: str = "prod1") -> bool:
+        done = self.bare.run(MASTER, "salt", "--out=json", "--static", "-t", "10", "-L", minion, "test.ping")
+        return done.returncode == 0 and json.loads(done.stdout) == {minion: True}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def drill() -> Iterator[Drill]:
         bare.make(MINION, memory=512, files={"etc/salt/minion": (json.dumps(config), 0o640)})
         drill = Drill(bare, address, done.stdout + done.stderr)
         wait_for(lambda: MINION in keys(drill)["minions_pre"], 180, "the minion's key is offered")
-        assert finger(drill, "minions_pre") == offered(drill)
+        assert known(drill, "minions_pre") == offered(drill)
         drill.master("salt-key", "-y", "-a", MINION)
         wait_for(drill.answers, 180, "the minion answers")
         yield drill
@@ -54,17 +54,15 @@ def keys(drill: Drill) -> dict[str, list[str]]:
     return json.loads(drill.master("salt-key", "-L", "--out=json"))
 
 
-def finger(drill: Drill, state: str) -> str:
-    """The minion's key as its master knows it."""
-    return json.loads(drill.master("salt-key", "-f", MINION, "--out=json"))[state][MINION]
+def known(drill: Drill, state: str = "minions") -> str:
+    """The minion's public key as its master has it."""
+    folder = "/var/lib/saltern/saltern/pki/master"
+    return drill.master("cat", f"{folder}/{state}/{MINION}").strip()
 
 
 def offered(drill: Drill) -> str:
-    """The minion's key as it knows it itself."""
-    done = drill.bare.do(
-        MINION, "/opt/saltern/salt/bin/salt-call", "-c", "/etc/salt", "--local", "--out=json", "key.finger"
-    )
-    return json.loads(done)["local"]
+    """The minion's public key as it has it itself."""
+    return drill.bare.do(MINION, "cat", "/etc/salt/pki/minion/minion.pub").strip()
 
 
 def minion_process(drill: Drill) -> str:
@@ -113,6 +111,35 @@ def test_an_upgrade_that_does_not_start_is_taken_back_and_one_that_does_is_kept(
     wait_for(drill.answers, 180, "the minion answers the new release")
 
 
+def test_a_machine_that_exists_already_joins_over_ssh_and_may_leave(drill: Drill, tmp_path: Path):
+    address = drill.bare.make(OTHER, memory=512)
+    drill.bare.do(OTHER, "apt-get", "-qy", "--no-install-recommends", "install", "openssh-server")
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key"))
+    key = drill.bare.root(MASTER) / "root/key"
+    key.write_text((tmp_path / "key").read_text())
+    key.chmod(0o600)
+    refused = drill.bare.run(MASTER, "saltern", "join", OTHER, address, "--key", "/root/key")
+    assert refused.returncode == 1
+    assert f"saltern: root@{address}: cat: root@{address}: Permission denied" in refused.stderr
+    ssh = drill.bare.root(OTHER) / "root/.ssh"
+    ssh.mkdir(mode=0o700)
+    (ssh / "authorized_keys").write_text((tmp_path / "key.pub").read_text())
+
+    joined = drill.master("saltern", "join", OTHER, address, "--key", "/root/key", timeout=INSTALL_SECONDS)
+    assert f"{OTHER}: joined in" in joined
+    assert drill.bare.do(OTHER, "hostname").strip() == OTHER
+    assert drill.answers(OTHER)
+    told = json.loads(drill.master("saltern", "status", "--json"))["machines"]
+    assert [(each["id"], each["address"], each["state"]) for each in told] == [(OTHER, address, "joined")]
+    assert drill.master("find", "/var/lib/saltern/saltern", "!", "-user", "salt").strip() == ""
+
+    again = drill.bare.run(MASTER, "saltern", "join", OTHER, address, "--key", "/root/key")
+    assert f"saltern: machine {OTHER}: there is one already, at {address}; take another name" in again.stderr
+    drill.master("saltern", "leave", OTHER)
+    assert keys(drill)["minions"] == [MINION]
+    drill.bare.destroy(OTHER)
+
+
 def test_a_master_that_is_lost_is_restored_elsewhere_and_its_minion_goes_on_with_its_key(
     drill: Drill, tmp_path: Path
 ):
@@ -120,7 +147,7 @@ def test_a_master_that_is_lost_is_restored_elsewhere_and_its_minion_goes_on_with
     drill.master("saltern", "backup", "/root/kept.tar.gz")
     kept = (drill.bare.root(MASTER) / "root/kept.tar.gz").read_bytes()
     release = drill.master("readlink", "/opt/saltern/current").strip()
-    known, process = finger(drill, "minions"), minion_process(drill)
+    key, process = known(drill), minion_process(drill)
 
     done = drill.bare.run(MASTER, "saltern", "restore", "/root/kept.tar.gz")
     assert done.returncode == 1
@@ -146,5 +173,5 @@ def test_a_master_that_is_lost_is_restored_elsewhere_and_its_minion_goes_on_with
         "minions_rejected": [],
         "minions_denied": [],
     }
-    assert finger(drill, "minions") == known == offered(drill)
+    assert known(drill) == key == offered(drill)
     assert minion_process(drill) == process
