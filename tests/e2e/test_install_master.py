@@ -74,7 +74,8 @@ def test_the_master_is_run_by_systemd_as_a_user_of_its_own_behind_its_firewall(d
     for service in SERVICES:
         assert drill.master("systemctl", "is-active", service).strip() == "active", service
         assert drill.master("systemctl", "is-enabled", service).strip() == "enabled", service
-    users = set(drill.master("ps", "-C", "salt-master", "-o", "user=").split())
+    processes = [line.split() for line in drill.master("ps", "-eo", "user=,unit=").splitlines()]
+    users = {user for user, unit in processes if unit == "saltern-master.service"}
     assert users == {"salt"}
     assert drill.master("find", "/var/lib/saltern/saltern", "!", "-user", "salt").strip() == ""
     assert drill.master("stat", "-c", "%a", "/var/lib/saltern/saltern").strip() == "750"
