@@ -130,7 +130,7 @@ def test_a_machine_that_exists_already_joins_over_ssh_and_may_leave(drill: Drill
     joined = drill.master("saltern", "join", OTHER, address, "--key", "/root/key", timeout=INSTALL_SECONDS)
     assert f"{OTHER}: joined in" in joined
     assert drill.bare.do(OTHER, "hostname").strip() == OTHER
-    assert drill.answers(OTHER)
+    wait_for(lambda: drill.answers(OTHER), 180, "the machine that joined answers")
     told = json.loads(drill.master("saltern", "status", "--json"))["machines"]
     assert [(each["id"], each["address"], each["state"]) for each in told] == [(OTHER, address, "joined")]
     assert drill.master("find", "/var/lib/saltern/saltern", "!", "-user", "salt").strip() == ""
@@ -158,7 +158,7 @@ def test_a_master_that_is_lost_is_restored_elsewhere_and_its_minion_goes_on_with
     done = drill.bare.run(MASTER, "saltern", "restore", "--force", "/root/cut.tar.gz")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("saltern: /root/cut.tar.gz: not a whole backup")
-    assert drill.answers()
+    wait_for(drill.answers, 180, "the minion answers")
 
     drill.bare.destroy(MASTER)
     assert drill.bare.make(MASTER, memory=1536) == drill.address

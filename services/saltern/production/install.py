@@ -193,22 +193,23 @@ def install(fleet: Fleet, wanted: Wanted, tell: Tell, *, way_back: bool = True) 
     before = place.CURRENT.resolve() if place.CURRENT.exists() else None
     _user()
     made.state_dir.parent.mkdir(parents=True, exist_ok=True)
-    with made.locked("up", wait=False):
-        changed = []
-        if way_back and before and before != REPOSITORY and fleet.exists():
-            place.BACKUPS.mkdir(parents=True, exist_ok=True, mode=0o700)
-            kept = backup.write(fleet, before, str(place.BACKUPS / f"before-{REPOSITORY.name}.tar.gz"))
-            tell(f"what there was is in {kept}")
-        try:
+    replaced = before if way_back and before and before != REPOSITORY and fleet.exists() else None
+    changed: list[str] = []
+    try:
+        with made.locked("up", wait=False):
+            if replaced:
+                place.BACKUPS.mkdir(parents=True, exist_ok=True, mode=0o700)
+                target = place.BACKUPS / f"before-{REPOSITORY.name}.tar.gz"
+                tell(f"what there was is in {backup.write(fleet, replaced, str(target))}")
             _put(made, wanted, changed, tell)
-        except SalternError as error:
-            if way_back and before and before != REPOSITORY:
-                tell(f"going back to {before.name}")
-                _go_back(before, made)
-                raise SalternError(f"{error}; {before.name} is in use again") from error
+            removed = releases.prune(place.RELEASES, REPOSITORY)
+    except SalternError as error:
+        if replaced is None or place.CURRENT.resolve() == replaced:
             raise
-        removed = releases.prune(place.RELEASES, REPOSITORY)
-        return changed + [f"removed {name}" for name in removed]
+        tell(f"going back to {replaced.name}")
+        _go_back(replaced, made)
+        raise SalternError(f"{error}; {replaced.name} is in use again") from error
+    return changed + [f"removed {name}" for name in removed]
 
 
 def _put(fleet: Fleet, wanted: Wanted, changed: list[str], tell: Tell) -> None:
