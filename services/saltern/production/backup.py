@@ -30,7 +30,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 STATE, CODE = "state", "code"
 # Made anew, or of this moment: nothing of it is worth keeping.
-PASSING = ("run", "log", "cache", "etc", "locks")
+PASSING = ("run", "log", "cache", "etc", "locks", "restart-due")
 # Of a machine, what is known about it; a local one's disk is no part of the master.
 OF_A_MACHINE = ("machine.json", "order.json")
 NAME = re.compile(r"saltern-[a-z0-9]+-[0-9]{8}T[0-9]{6}Z\.tar\.gz")

@@ -189,6 +189,8 @@ def install(fleet: Fleet, wanted: Wanted, tell: Tell, *, way_back: bool = True) 
     if words := refusal(facts):
         raise SalternError(words)
     pillar.load(REPOSITORY / "pillar")
+    if wanted.ssh_from:
+        _network(wanted.ssh_from)
     made = settled(fleet, wanted, facts)
     before = place.CURRENT.resolve() if place.CURRENT.exists() else None
     _user()
@@ -216,7 +218,11 @@ def _put(fleet: Fleet, wanted: Wanted, changed: list[str], tell: Tell) -> None:
     kept = fleet.state_dir / CHOICES
     choices = json.loads(kept.read_text()) if kept.exists() else {"ssh_from": ""}
     if wanted.ssh_from is not None:
-        choices["ssh_from"] = str(ipaddress.IPv4Network(wanted.ssh_from)) if wanted.ssh_from else ""
+        choices["ssh_from"] = wanted.ssh_from
+    # Stays if this is broken off: the master that runs then is not the one that is written down.
+    due = fleet.state_dir / "restart-due"
+    restart = due.exists()
+    due.touch()
     tell("files")
     for folder, mode in ((place.OWN_RULES, 0o755), (place.BACKUPS, 0o700)):
         folder.mkdir(parents=True, exist_ok=True, mode=mode)
@@ -241,7 +247,7 @@ def _put(fleet: Fleet, wanted: Wanted, changed: list[str], tell: Tell) -> None:
     if place.FIREWALL in wrote:
         run(["systemctl", "reload", place.FIREWALL_SERVICE])
     try:
-        run(["systemctl", "restart" if changed else "start", SERVICE], timeout=ANSWER_SECONDS)
+        run(["systemctl", "restart" if changed or restart else "start", SERVICE], timeout=ANSWER_SECONDS)
     except SalternError as error:
         raise SalternError(f"{SERVICE}: does not start: {_last_words()}") from error
     tell(f"waiting for the master to answer at {fleet.gateway}")
@@ -250,6 +256,7 @@ def _put(fleet: Fleet, wanted: Wanted, changed: list[str], tell: Tell) -> None:
         if time.monotonic() > end:
             raise SalternError(f"{SERVICE}: does not answer on {fleet.gateway}: {_last_words()}")
         time.sleep(0.2)
+    due.unlink()
 
 
 def _last_words() -> str:
@@ -269,6 +276,16 @@ def _go_back(before: Path, fleet: Fleet) -> None:
         fleet.name,
     ]
     run(command, env={**os.environ, "PYTHONPATH": str(before / "services")}, timeout=3 * ANSWER_SECONDS)
+
+
+def _network(text: str) -> None:
+    """:raises SalternError: it is no network"""
+    try:
+        ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise SalternError(
+            f"--ssh-from {text!r}: {error}; a network such as 198.51.100.0/24 is right"
+        ) from error
 
 
 def _sshd() -> str:
