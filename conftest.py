@@ -64,6 +64,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if kind in ("e2e", "browser"):
             # The first of them makes a fleet of eleven, on whatever machine this is.
             item.add_marker(pytest.mark.timeout(FLEET_SECONDS))
+        if kind != "unit":
+            # Daemons on a host that others use: what fails is tried once more, and the summary names it as RERUN.
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> None:
@@ -77,3 +80,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> None:
             pytest.fail(f"skipped, which continuous integration does not allow: {call.excinfo.value}")
         except pytest.fail.Exception:
             call.excinfo = pytest.ExceptionInfo.from_current()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show why what passed at the second attempt failed at the first."""
+    for report in terminalreporter.getreports("rerun"):
+        terminalreporter.section(f"failed once: {report.nodeid} ({report.when})", "-")
+        terminalreporter.write_line(report.longreprtext)

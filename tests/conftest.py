@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from patience import folder_in_memory
 from saltern import artifact, secrets, workplace
 from saltern.fleet import REPOSITORY, Fleet, write_atomically
 from saltern.local.cgroup import Limits
@@ -53,9 +52,7 @@ def make_fleet() -> Iterator[Callable[..., Fleet]]:
         name: str = "test",
         subnet: str = "10.99.0.0/24",
     ) -> Fleet:
-        # A fleet's state folder has a short name: sockets lie in it. In memory, because there are hundreds of them.
-        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        folders.append(Path(tempfile.mkdtemp(prefix="saltern-", dir=memory)))
+        folders.append(folder_in_memory())
         fleet = Fleet(name, subnet, folders[-1], pillar_dir)
         fleet.save()
         secrets.ensure(fleet)

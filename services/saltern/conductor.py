@@ -31,6 +31,7 @@ from saltern.fleet import MACHINE_ID, role_of
 from saltern.intents import Intent, IntentError, Queue
 from saltern.pillar import POOL_OF_ROLE
 from saltern.provisioning import (
+    ABSENT,
     KINDS,
     OBSERVED,
     SIZES,
@@ -70,6 +71,8 @@ PROBE_SECONDS = 2.0
 PROBE_VALID_SECONDS = 30.0
 """How long such an answer counts: asking takes some six seconds, on a busy master more. Before anything is done about a
 machine it is asked once more."""
+ABSENT_SECONDS = 15.0
+"""Between two questions to a minion that a person was told does not answer: its answer may only have been late."""
 PROXY_METRIC = "proxy_cpu"
 
 
@@ -451,8 +454,10 @@ class Conductor:
             self._scale(pool, policy, settings, machines, state, observed, felt, unfinished)
         if settings.vertical:
             self._resize(settings, machines, felt, unfinished)
+        suspects = self._absent(machines, unfinished)
         if settings.healing:
-            self._heal(settings.healing, machines, state, observed, unfinished)
+            suspects += self._heal(settings.healing, machines, state, observed, unfinished)
+        self._probe(suspects)
         for key in felt:
             if key.split("/")[0] not in machines:
                 self.client.hdel(FELT, key)
@@ -557,7 +562,8 @@ class Conductor:
         state: State,
         observed: Mapping[str, Any] | None,
         unfinished: list[Intent],
-    ) -> None:
+    ) -> list[str]:
+        """Have a machine replaced that is gone; the machines whose minions must be asked."""
         now = self.now()
         healed = {i.args.get("machine") for i in unfinished if i.kind == "heal"}
         going = {id_ for i in unfinished for id_ in _names(i)}
@@ -570,7 +576,6 @@ class Conductor:
             present, at = self._presence.get(id_, (False, float("-inf")))
             fresh = now - at <= PROBE_VALID_SECONDS
             sights[id_] = healing.Sight(instance.pool, up, present if fresh else None)
-        self._probe(healing.suspects(sights))
         kept = self._load(HEALING)
         memory = healing.Memory.from_data(kept) if kept else healing.Memory()
         decision = healing.decide(policy, sights, memory, now, busy=bool(healed))
@@ -598,6 +603,24 @@ class Conductor:
         if decision.memory != memory:
             # After the queue: what is queued twice is one, what is not queued would be forgotten.
             self.client.set(HEALING, json.dumps(decision.memory.to_data()))
+        return healing.suspects(sights)
+
+    def _absent(self, machines: Mapping[str, Machine], unfinished: list[Intent]) -> list[str]:
+        """Have it told that an absent minion is back; the machines whose minions must be asked."""
+        told = self.client.smembers(ABSENT)
+        if not told or any(intent.kind == "absent" for intent in unfinished):
+            return []
+        now = self.now()
+        back = {id_ for id_ in told if id_ not in machines or self._presence.get(id_, (False, 0.0))[0]}
+        if back:
+            # Asked once more before it is told: what is remembered may be from before it was missed.
+            for id_ in back:
+                self._presence.pop(id_, None)
+            self.queue.put(Intent("absent", "fleet", by=WHO))
+        waiting = told - back
+        return sorted(
+            id_ for id_ in waiting if now - self._presence.get(id_, (False, 0.0))[1] >= ABSENT_SECONDS
+        )
 
     def _probe(self, ids: list[str]) -> None:
         """Ask minions whether they answer, beside everything else: it takes seconds."""

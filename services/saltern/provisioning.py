@@ -34,6 +34,8 @@ SIZES = PREFIX + "sizes"
 """Hash: machine → JSON of the memory it was made with (MiB), and when its limit last changed (unix seconds)."""
 ABSENT = PREFIX + "absent"
 """Set of machines whose minions do not answer, as a person was told."""
+MISSED = PREFIX + "missed"
+"""Set of machines that Salt said it misses or sees again, until their minions have been asked."""
 WHO = "conductor"
 CLOUD_SECONDS = 600.0
 PING_SECONDS = 3
@@ -542,22 +544,33 @@ def tell_resized(work: Work) -> Facts:
 
 
 def look_absent(work: Work) -> Facts:
-    """Ask the minions that Salt misses whether they really do not answer, and let a person know of those."""
-    asked = [id_ for id_ in work.intent.args["machines"] if id_ in work.world.machines()]
-    absent = sorted(set(asked) - work.world.present(asked))
-    for id_ in sorted({*absent, *work.client.smembers(ABSENT)} & {*asked}):
-        (work.client.sadd if id_ in absent else work.client.srem)(ABSENT, id_)
+    """Ask the minions that Salt misses whether they really do not answer, and let a person know of those.
+
+    A person who was told is told as well when it is over: the minion answers, or the machine is no more.
+    """
+    missed, told = work.client.smembers(MISSED), work.client.smembers(ABSENT)
+    there = work.world.machines().keys()
+    asked = sorted((missed | told) & there)
+    absent = set(asked) - work.world.present(asked)
+    for id_ in sorted(absent | told):
+        firing = id_ in absent
+        says = (
+            "'s minion does not answer" if firing else "'s minion answers" if id_ in there else " is no more"
+        )
         work.alarm(
             Alarm(
                 "MinionAbsent",
                 id_,
-                f"{id_}'s minion {'does not answer' if id_ in absent else 'answers'}",
-                undo=f"salt-cloud -a start {id_}" if id_ in absent else "",
+                id_ + says,
+                undo=f"salt-cloud -a start {id_}" if firing else "",
                 cause=work.intent.journal,
-                firing=id_ in absent,
+                firing=firing,
             )
         )
-    return {"absent": absent}
+        (work.client.sadd if firing else work.client.srem)(ABSENT, id_)
+    if missed:
+        work.client.srem(MISSED, *missed)
+    return {"absent": sorted(absent), "over": sorted(told - absent)}
 
 
 def canary_off(work: Work) -> Facts:

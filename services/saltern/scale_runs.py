@@ -14,7 +14,7 @@ from saltern.fleet import MACHINE_ID, Fleet, role_of
 from saltern.intents import Intent, Queue
 from saltern.members import link
 from saltern.pillar import POOL_OF_ROLE
-from saltern.provisioning import ABSENT, OBSERVED, ROLE_OF_POOL, SIZES, SaltCloud, members
+from saltern.provisioning import ABSENT, MISSED, OBSERVED, ROLE_OF_POOL, SIZES, SaltCloud, members
 from saltern.registry import Registry
 
 POLL_SECONDS = 0.2
@@ -231,7 +231,9 @@ def lost(
     ids = sorted((_ids(gone) | (_ids(back) & client.smembers(ABSENT))) & fleet.inventory().keys())
     if not ids:
         return {"machines": []}
-    id_, _ = Queue(client).put(Intent("absent", "fleet", {"machines": ids}, cause=cause, by="salt"))
+    # Kept apart from the intent: of two wishes that are merged into one, the machines of both are asked.
+    client.sadd(MISSED, *ids)
+    id_, _ = Queue(client).put(Intent("absent", "fleet", cause=cause, by="salt"))
     return {"machines": ids, "intent": id_}
 
 

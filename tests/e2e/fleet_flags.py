@@ -35,7 +35,7 @@ class Flags:
     def set_default(self, key: str, variant: str) -> None:
         flagset.set_default(self.client, key, variant, **BY)
 
-    def everywhere(self, path: str, wanted: str, seconds: float = 5) -> None:
+    def everywhere(self, path: str, wanted: str, seconds: float = 10) -> None:
         """Wait until every instance, asked by itself, answers with what is wanted, headers included."""
         for name, address in self.instances.items():
             url = f"http://{address}:8080{path}"
@@ -71,7 +71,7 @@ def kept(live: Live) -> Iterator[Flags]:
             for address in instances.values():
                 wait_for(
                     lambda address=address: _tag(address) == _tag(next(iter(instances.values()))),
-                    5,
+                    10,
                     "all are alike",
                 )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from fleet_commands import SLOW_HOST
 from saltern import artifact, master, members, observed, secrets, signing
 from saltern.alert_store import Alert, AlertStore
 from saltern.fleet import Fleet, role_of
@@ -29,19 +30,20 @@ from saltern.workplace import FLAGS, PRODUCT
 BURNER = "saltern-burner"
 ROUTE = "    def version() -> HTTPResponse:\n"
 """Where a release of the product answers which one it is."""
-LONGEST_BURN_S = 120
+LONGEST_BURN_S = 600
 """A burner that nobody stops ends by itself."""
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.05) -> Any:
     """Poll until `condition` answers something true.
 
+    :param seconds: how long it may take on a host with nothing else to do
     :raises RuntimeError: it did not in time
     """
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * SLOW_HOST
     while not (answer := condition()):
         if time.monotonic() > end:
-            raise RuntimeError(f"not within {seconds:g} s: {what}")
+            raise RuntimeError(f"not within {seconds * SLOW_HOST:g} s: {what}")
         time.sleep(pause)
     return answer
 
@@ -248,12 +250,12 @@ def reactions(fleet: Fleet, function: str) -> Iterator[Callable[[float], dict[st
         source.get_event(wait=0.2, full=True)  # connects
 
         def heard(seconds: float) -> dict[str, Any]:
-            end = time.monotonic() + seconds
+            end = time.monotonic() + seconds * SLOW_HOST
             while (left := end - time.monotonic()) > 0:
                 event = source.get_event(wait=left, full=True)
                 if event and event["tag"].endswith("/ret") and event["data"].get("fun") == function:
                     return event["data"]
-            raise RuntimeError(f"{function} did not answer within {seconds:g} s")
+            raise RuntimeError(f"{function} did not answer within {seconds * SLOW_HOST:g} s")
 
         yield heard
 

@@ -20,7 +20,7 @@ CALM = {
     # What joins a mail, or ends it, is told soon.
     "ops.sls": [("group_interval: 30", "group_interval: 2")],
     # What is sick is found to be so soon; a host that is busy with tests is slow, and that is no news.
-    "rollout.sls": [("min_healthy_s: 2", "min_healthy_s: 1"), ("serve_s: 30", "serve_s: 10")],
+    "rollout.sls": [("min_healthy_s: 2", "min_healthy_s: 1"), ("serve_s: 30", "serve_s: 15")],
     # Steps of seconds, and thresholds for that: so few samples, on a host that is busy, prove nothing finer.
     "canary.sls": [
         ("shares: [5, 10, 30, 60, 100]", "shares: [5, 50, 100]"),

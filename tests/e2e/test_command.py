@@ -72,7 +72,7 @@ def test_an_interrupted_up_is_resumed_beside_another_fleet_and_down_leaves_nothi
         if "prod1 booted" in line:
             break
     os.killpg(first.pid, signal.SIGINT)
-    assert first.wait(timeout=60) == 130
+    assert first.wait(timeout=300) == 130
     assert "again" in first.stderr.read()
     done = run(*arguments, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -64,11 +64,13 @@ def test_a_flip_shows_on_every_instance_through_the_proxy(
     def answers() -> dict[str, set[str]]:
         return flags.by_the_proxy(path, pattern)
 
-    assert answers() == {name: {before} for name in flags.instances}
+    wait_for(
+        lambda: answers() == {name: {before} for name in flags.instances}, 20, "all serve, with the old one"
+    )
     flags.set_default(key, variant)
-    wait_for(lambda: answers() == {name: {after} for name in flags.instances}, 5, f"{after!r} from all")
+    wait_for(lambda: answers() == {name: {after} for name in flags.instances}, 10, f"{after!r} from all")
     flagset.undo(flags.client, who="test")
-    wait_for(lambda: answers() == {name: {before} for name in flags.instances}, 5, f"{before!r} from all")
+    wait_for(lambda: answers() == {name: {before} for name in flags.instances}, 10, f"{before!r} from all")
 
 
 def test_an_operator_flips_lists_and_takes_back_by_salt_run(flags: Flags) -> None:

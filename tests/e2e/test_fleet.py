@@ -52,6 +52,14 @@ def failed_requests(text: str) -> int:
     return errors
 
 
+def split_is(live: Live, requests: int, share: int) -> bool:
+    """Whether the canary answers its share, percent, of so many requests, as near as chance has it."""
+    seen = pools(live, requests)
+    assert seen["prod"] + seen["canary"] == requests
+    allowed = Z_999 * math.sqrt(requests * share * (100 - share)) / 100
+    return abs(seen["canary"] - requests * share / 100) <= allowed
+
+
 def start_load(live: Live, seconds: int, connections: int = 16) -> subprocess.Popen:
     # wrk looks the port up by its name in /etc/services, which a machine may lack, if it is not written out.
     url = f"{live.product.rstrip('/')}:80/version"
@@ -75,12 +83,18 @@ def test_status_lists_every_machine_with_its_release(live: Live) -> None:
 
 
 def test_plain_salt_commands_work_with_no_flags(live: Live) -> None:
-    assert live.answer("*", "test.ping") == dict.fromkeys(DEFAULT_MACHINES, True)
+    everybody = dict.fromkeys(DEFAULT_MACHINES, True)
+    wait_for(lambda: live.answer("*", "test.ping") == everybody, 30, "everybody answers")
     keys = json.loads(live.salt("salt-key", "-L", "--out=json").stdout)
     assert keys["minions"] == sorted(DEFAULT_MACHINES)
     assert keys["minions_pre"] == []
-    assert sorted(json.loads(live.salt("salt-run", "manage.up", "--out=json").stdout)) == sorted(
-        DEFAULT_MACHINES
+    wait_for(
+        lambda: (
+            sorted(json.loads(live.salt("salt-run", "manage.up", "--out=json").stdout))
+            == sorted(DEFAULT_MACHINES)
+        ),
+        30,
+        "everybody is up",
     )
     listed = json.loads(live.salt("salt-cloud", "-Q", "--out=json").stdout)["local"]["nspawn"]
     assert set(listed) == set(DEFAULT_MACHINES)
@@ -123,19 +137,20 @@ def test_up_again_finds_nothing_to_do(live: Live) -> None:
 def test_the_split_is_what_was_asked_for(live: Live) -> None:
     wait_for(lambda: live.headers().get(":status") == "200", 30, "the product answers")
     wait_for(lambda: "staging1" in live.instances_seen(), 30, "the canary has settled and gets requests")
-    total, share = 10_000, 0.30
-    seen = pools(live, total)
-    assert seen["prod"] + seen["canary"] == total
-    allowed = Z_999 * math.sqrt(total * share * (1 - share))
-    assert abs(seen["canary"] - total * share) <= allowed, seen
+    # Again if a busy host had the canary fail a check meanwhile.
+    wait_for(lambda: split_is(live, 10_000, 30), 30, "30 % of the requests")
 
 
 def test_the_answer_names_who_gave_it(live: Live) -> None:
-    by_pool = {}
-    for _ in range(60):
+    by_pool: dict[str, set[str]] = {}
+
+    def all_six() -> bool:
         headers = live.headers()
         by_pool.setdefault(headers["x-saltern-pool"], set()).add(headers["x-saltern-instance"])
         assert headers["x-saltern-release"].startswith("r")
+        return sum(map(len, by_pool.values())) == 6
+
+    wait_for(all_six, 30, "each answers once")
     assert by_pool["canary"] == {"staging1"}
     assert by_pool["prod"] == {"prod1", "prod2", "prod3", "prod4", "prod5"}
 
@@ -147,8 +162,8 @@ def test_every_instance_shows_the_same_list(live: Live) -> None:
     item = json.loads(done.stdout)
     for name, address in addresses(live).items():
         if name.startswith(("prod", "staging")):
-            listed = json.loads(run("curl", "-s", f"http://{address}:8080/api/items").stdout)
-            assert title in json.dumps(listed), name
+            url = f"http://{address}:8080/api/items"
+            wait_for(lambda url=url: title in run("curl", "-s", url).stdout, 5, f"the item from {name}")
     run("curl", "-s", "-X", "DELETE", f"{live.product}api/items/{item.get('id') or item['item']['id']}")
 
 
@@ -191,7 +206,7 @@ def test_a_killed_product_process_costs_no_request(live: Live) -> None:
         kill = ("systemctl", "kill", "--signal=SIGKILL", "product.service")
         answer = run("nsenter", "-t", str(leader(live, name)), "-a", *kill)
         assert answer.returncode == 0, answer.stderr
-    text = load.communicate(timeout=60)[0]
+    text = load.communicate(timeout=200)[0]
     assert failed_requests(text) == 0, text
     assert "requests in" in text
     wait_for(lambda: len(live.instances_seen()) == 6, 90, "systemd has started them again, and they serve")
@@ -203,7 +218,7 @@ def test_a_killed_machine_costs_at_most_the_requests_it_had_and_up_brings_it_bac
     load = start_load(live, 10, connections)
     wait_for(lambda: load.poll() is None and live.headers().get(":status") == "200", 5, "the load runs")
     cgroup.kill(live.group("prod3"))
-    text = load.communicate(timeout=60)[0]
+    text = load.communicate(timeout=200)[0]
     assert failed_requests(text) <= connections, text
     assert "prod3" not in live.instances_seen()
     assert {m["id"]: m["state"] for m in live.status()["machines"]}["prod3"] == "stopped"
@@ -213,14 +228,13 @@ def test_a_killed_machine_costs_at_most_the_requests_it_had_and_up_brings_it_bac
 
 
 def test_the_product_is_served_with_master_redis_and_ops_gone(live: Live) -> None:
-    before = live.instances_seen()
+    before = {"staging1", "prod1", "prod2", "prod3", "prod4", "prod5"}
+    wait_for(lambda: live.instances_seen() == before, 90, "all six instances serve")
     for machine in ("_master", "redis1", "redis2", "redis3", "ops1"):
         cgroup.kill(live.group(machine))
     try:
-        seen = pools(live, 1000)
-        assert seen["prod"] + seen["canary"] == 1000
-        assert abs(seen["canary"] - 300) <= Z_999 * math.sqrt(1000 * 0.3 * 0.7), "the last split is kept"
-        assert live.instances_seen() == before
+        wait_for(lambda: split_is(live, 1000, 30), 30, "the last split is kept")
+        wait_for(lambda: live.instances_seen() == before, 30, "all of them serve")
         # Health checks go on: an instance that dies is left out, one that returns is taken in.
         answer = run("nsenter", "-t", str(leader(live, "prod5")), "-a", "systemctl", "stop", "product")
         assert answer.returncode == 0, answer.stderr
@@ -232,7 +246,8 @@ def test_the_product_is_served_with_master_redis_and_ops_gone(live: Live) -> Non
     finally:
         done = saltern("up", "--fleet", live.name)
     assert done.returncode == 0, done.stderr
-    assert live.answer("*", "test.ping") == dict.fromkeys(DEFAULT_MACHINES, True)
+    everybody = dict.fromkeys(DEFAULT_MACHINES, True)
+    wait_for(lambda: live.answer("*", "test.ping") == everybody, 30, "everybody answers")
 
 
 def leader(live: Live, machine: str) -> int:
@@ -273,7 +288,7 @@ def test_a_new_machine_joins_by_itself_and_leaves_without_a_trace(live: Live) ->
     again = live.salt("salt-cloud", "-p", "prod", "prod6")
     assert "prod6" in again.stdout + again.stderr
     assert "already" in again.stdout + again.stderr
-    assert "prod6" in live.instances_seen(), "the refusal left the machine alone"
+    wait_for(lambda: "prod6" in live.instances_seen(), 20, "the refusal left the machine alone")
     gone = live.salt("salt-cloud", "-y", "-d", "prod6", "--out=json")
     assert json.loads(gone.stdout)["local"]["nspawn"]["prod6"] == {"Success": True}
     wait_for(lambda: "prod6" not in registered(live), 15, "the registry strikes prod6 off")
@@ -299,7 +314,7 @@ def test_two_creates_at_once_get_two_addresses_and_a_map_makes_machines_side_by_
         cwd=live.workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     second = live.salt("salt-cloud", "-y", "-P", "-m", str(tmp_path / "more.map"))
-    assert first.wait(timeout=120) == 0, first.stdout.read()
+    assert first.wait(timeout=400) == 0, first.stdout.read()
     assert second.returncode == 0, second.stderr
     try:
         where = addresses(live)

@@ -55,7 +55,7 @@ def in_use(live: Live, fleet: Fleet) -> Iterator[Seen]:
 
     def read() -> None:
         while not stop.is_set():
-            done = run("curl", "-s", "-w", "%{http_code}", "--max-time", "5", f"{live.product}api/items")
+            done = run("curl", "-s", "-w", "%{http_code}", "--max-time", "30", f"{live.product}api/items")
             seen.pages += 1
             if not done.stdout.endswith("200"):
                 seen.broken.append(done.stdout[-200:])

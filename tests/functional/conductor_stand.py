@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import redis
 import yaml
+from patience import PATIENCE, folder_in_memory, until
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from saltern import secrets, signing
 from saltern.conductor import Conductor, Settings
 from saltern.errors import SalternError
@@ -28,7 +30,7 @@ SECRET = "5a" * 32
 FAST: Mapping[str, Any] = {
     "pools": {"prod": {"min": 1, "warmup_s": 0}},
     "healing": {"grace_s": 20},
-    "conductor": {"retry_s": 0.01, "retry_max_s": 0.02, "attempts": 3, "serve_s": 5, "drain_s": 1},
+    "conductor": {"retry_s": 0.01, "retry_max_s": 0.02, "attempts": 3, "serve_s": PATIENCE, "drain_s": 1},
 }
 
 
@@ -37,18 +39,19 @@ class Crash(BaseException):
 
 
 class Server:
-    """A redis-server on a socket of its own; `kill` and `start` lose nothing it has confirmed."""
+    """A redis-server on a socket of its own; `kill` and `start` lose nothing it has confirmed, `close` all of it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = str(folder / "redis.sock")
+    def __init__(self) -> None:
+        self.folder = folder_in_memory()
+        self.path = str(self.folder / "redis.sock")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         program = shutil.which("redis-server") or "redis-server"
         self.process = subprocess.Popen(
             [program, "--port", "0", "--unixsocket", self.path, "--dir", str(self.folder), "--save", "",
-             "--appendonly", "yes", "--appendfsync", "always"],
+             "--appendonly", "yes", "--appendfsync", "always",
+             "--hz", "500"],  # as often it sees that somebody has waited long enough for something new
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         until(self._answers, "redis-server to answer")
@@ -60,20 +63,20 @@ class Server:
             return False
 
     def client(self) -> redis.Redis:
-        return redis.Redis(unix_socket_path=self.path, decode_responses=True, socket_timeout=5)
+        retry = Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,))
+        return redis.Redis(
+            unix_socket_path=self.path, decode_responses=True, socket_timeout=PATIENCE, retry=retry
+        )
 
     def kill(self) -> None:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.005)
-    return value
+    def close(self) -> None:
+        if self.process is not None:
+            self.kill()
+        shutil.rmtree(self.folder)
 
 
 class Cloud:
@@ -197,7 +200,7 @@ class Stand:
         self.values = yaml.safe_load((REPOSITORY / "pillar/scaling.sls").read_text())["scaling"]
         self.change(FAST)
         self.change(changes)
-        self.conductor: Conductor | None = None
+        self.conductors: list[Conductor] = []
 
     def change(self, changes: Mapping[str, Any]) -> None:
         """Lay changes over the pillar."""
@@ -218,22 +221,26 @@ class Stand:
         self, hook: Callable[[str], None] = lambda point: None, kinds: Mapping[str, Kind] = KINDS
     ) -> Conductor:
         """A conductor that knows nothing but what is in Redis."""
-        self.conductor = Conductor(
+        conductor = Conductor(
             self.client, self.cloud, SECRET, lambda: Settings.from_pillar(self.values),
             fire=lambda tag, data: self.fired.append((tag, dict(data))), alarm=self.alarms.append, kinds=kinds,
             now=self.now, hook=hook,
         )  # fmt: skip
-        return self.conductor
+        self.conductors.append(conductor)
+        return conductor
 
-    def work(self, conductor: Conductor, done: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+    def work(self, conductor: Conductor, done: Callable[[], Any], what: str) -> Any:
         """Let it work until something is so."""
-        end = time.monotonic() + seconds
-        while not (value := done()):
-            assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
+
+        def one_round() -> Any:
+            if value := done():
+                return value
             conductor.step(5)
             with contextlib.suppress(redis.RedisError):
                 self.cloud.observe()
-        return value
+            return None
+
+        return until(one_round, what, pause=0)
 
     def settle(self, conductor: Conductor) -> None:
         """Let it work until nothing is queued."""
@@ -244,7 +251,14 @@ class Stand:
         """Wait for the workers that are at it."""
         for thread in threading.enumerate():
             if thread.name.startswith("conductor "):
-                thread.join(10)
+                thread.join(PATIENCE)
+                assert not thread.is_alive(), f"{thread.name} does not end"
+
+    def close(self) -> None:
+        """End every conductor and its workers: what they write belongs to no other test."""
+        for conductor in self.conductors:
+            conductor.stop()
+        self.join()
 
     def edge(
         self, machine: str, metric: str, level: str, percent: float, counter: int | None = None

@@ -7,11 +7,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
-from conductor_stand import Crash, Server, Stand, until
+from conductor_stand import Crash, Server, Stand
+from patience import PATIENCE, until
 from saltern import conductor as conductor_module
 from saltern import provisioning
 from saltern.intents import GROUP, QUEUE, Intent, IntentError, Queue
@@ -19,22 +19,33 @@ from saltern.provisioning import KINDS, Kind, Limits
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("redis"))
+def server() -> Iterator[Server]:
+    server = Server()
     server.start()
     yield server
-    server.kill()
+    server.close()
 
 
 @pytest.fixture
-def stand(server: Server, monkeypatch: pytest.MonkeyPatch) -> Stand:
+def own_server() -> Iterator[Server]:
+    """One that a test may kill."""
+    server = Server()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def stand(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stand]:
     monkeypatch.setattr(provisioning, "POLL_SECONDS", 0.005)
     monkeypatch.setattr(conductor_module, "OUTAGE_SECONDS", 0.02)
     monkeypatch.setattr(conductor_module, "LEAST_TICK_SECONDS", 0.0)
     monkeypatch.setattr(conductor_module, "TICK_SECONDS", 0.02)
     client = server.client()
     client.flushall()
-    return Stand(client)
+    stand = Stand(client)
+    yield stand
+    stand.close()
 
 
 # --- one wish, one effect, wherever it is broken off
@@ -171,31 +182,32 @@ def test_without_a_crash_there_is_one_effect_too(stand):
         id_ = prepare(fresh, wish)
         fresh.settle(fresh.begin())
         expect_one_effect(fresh, wish, id_)
+        fresh.close()
 
 
-def test_redis_killed_in_the_middle_and_started_again_leaves_exactly_one_effect(tmp_path: Path, monkeypatch):
+def test_redis_killed_in_the_middle_and_started_again_leaves_exactly_one_effect(
+    own_server: Server, monkeypatch
+):
     monkeypatch.setattr(provisioning, "POLL_SECONDS", 0.005)
     monkeypatch.setattr(conductor_module, "OUTAGE_SECONDS", 0.02)
-    server = Server(tmp_path)
-    server.start()
-    stand = Stand(server.client())
+    stand = Stand(own_server.client())
     id_ = prepare(stand, "scale out")
     killed = threading.Event()
 
     def hook(at: str) -> None:
         # After the machine is made and before that is written down: the worst moment.
         if at == "scale.make:acted" and not killed.is_set():
-            server.kill()
+            own_server.kill()
             killed.set()
 
     conductor = stand.begin(hook)
     stand.work(conductor, killed.is_set, "Redis to be killed")
     for _ in range(5):
         conductor.step(5)
-    server.start()
+    own_server.start()
     stand.settle(conductor)
     expect_one_effect(stand, "scale out", id_)
-    server.kill()
+    stand.close()
 
 
 # --- the queue
@@ -237,7 +249,7 @@ def test_a_wish_that_is_fulfilled_already_does_nothing(stand):
 
 def test_the_same_entry_delivered_to_two_conductors_has_one_effect(stand):
     id_ = prepare(stand, "scale out")
-    gate = threading.Barrier(2, timeout=10)
+    gate = threading.Barrier(2, timeout=PATIENCE)
 
     def hook(at: str) -> None:
         if at == "scale.make:before":
@@ -247,11 +259,14 @@ def test_the_same_entry_delivered_to_two_conductors_has_one_effect(stand):
     one.step(5)
     two._synced = float("-inf")  # it looks for what was handed out before, as after a restart
     two.step(5)
-    end = time.monotonic() + 10
-    while stand.client.xlen(QUEUE) and time.monotonic() < end:
+
+    def both() -> bool:
         stand.cloud.observe()
         one.step(5)
         two.step(5)
+        return not stand.client.xlen(QUEUE)
+
+    until(both, "the queue to be empty")
     stand.join()
     expect_one_effect(stand, "scale out", id_)
 
@@ -445,7 +460,7 @@ def slow_kinds(order: list[str], gate: threading.Event) -> dict[str, Kind]:
     def step(kind: str):
         def act(work):
             if not KINDS[kind].urgent:
-                assert gate.wait(20)
+                assert gate.wait(PATIENCE)
             order.append(f"{kind} {work.intent.pool}")
             return {"reached": True}
 
@@ -489,7 +504,7 @@ def test_one_at_a_time_per_pool_and_pools_beside_each_other(stand):
             most[pool] = max(most[pool], active[pool])
             if active["prod"] and active["canary"]:
                 together.set()
-        assert together.wait(10)
+        assert together.wait(PATIENCE)
         with lock:
             active[pool] -= 1
         return {"done": True}
@@ -786,18 +801,66 @@ def test_one_witness_is_not_enough(stand, monkeypatch, who):
     assert stand.cloud.did == [] and stand.client.xlen(QUEUE) == 0
 
 
+def missed(stand: Stand, *machines: str) -> None:
+    """Salt's presence changed, as `scale.lost` has it queued."""
+    stand.client.sadd(provisioning.MISSED, *machines)
+    Queue(stand.client, "test").put(Intent("absent", "fleet"))
+
+
+def absences(stand: Stand) -> list[tuple[str, bool]]:
+    return [(alarm.subject, alarm.firing) for alarm in stand.alarms if alarm.name == "MinionAbsent"]
+
+
 def test_presence_that_changed_is_asked_and_told_and_over_when_it_is_back(stand):
     stand.cloud.add("prod1", "prod2")
     stand.cloud.silent.add("prod2")
-    queue = Queue(stand.client, "test")
     conductor = stand.begin()
     for machines in (["prod1", "prod2", "prod99"], ["prod2"]):
-        queue.put(Intent("absent", "fleet", {"machines": machines}))
+        missed(stand, *machines)
         stand.settle(conductor)
         stand.cloud.silent.clear()
-    assert [(a.name, a.subject, a.firing) for a in stand.alarms] == [
-        ("MinionAbsent", "prod2", True), ("MinionAbsent", "prod2", False),
-    ]  # fmt: skip
+    assert absences(stand) == [("prod2", True), ("prod2", False)]
+
+
+def test_two_changes_of_presence_that_become_one_wish_are_both_looked_at(stand):
+    stand.cloud.add("prod1", "prod2")
+    stand.cloud.silent.update(["prod1", "prod2"])
+    missed(stand, "prod1")
+    missed(stand, "prod2")
+    stand.settle(stand.begin())
+    assert absences(stand) == [("prod1", True), ("prod2", True)]
+
+
+@pytest.mark.parametrize("healing", [True, False])
+def test_a_minion_that_answered_late_is_asked_again_until_it_answers(stand, healing):
+    stand.change({"healing": {"auto": healing}})
+    stand.cloud.add("prod1", "prod2")
+    stand.cloud.silent.add("prod2")
+    conductor = stand.begin()
+    missed(stand, "prod2")
+    stand.settle(conductor)
+    assert absences(stand) == [("prod2", True)]
+    stand.ahead = 20
+    stand.work(conductor, lambda: "prod2" in conductor._presence, "it to be asked again")
+    stand.settle(conductor)
+    assert absences(stand) == [("prod2", True)], "it is told once"
+    stand.cloud.silent.clear()
+    stand.ahead = 40
+    stand.work(conductor, lambda: len(absences(stand)) == 2, "it to be told that it is over")
+    stand.settle(conductor)
+    assert absences(stand) == [("prod2", True), ("prod2", False)]
+
+
+def test_the_absence_of_a_machine_that_is_ended_is_over(stand):
+    stand.cloud.add("prod1", "prod2")
+    stand.cloud.silent.add("prod2")
+    stand.change({"pools": {"prod": {"auto": False}}})
+    conductor = stand.begin()
+    missed(stand, "prod2")
+    stand.settle(conductor)
+    del stand.cloud.there["prod2"]
+    stand.work(conductor, lambda: len(absences(stand)) == 2, "it to be told that it is over")
+    assert absences(stand) == [("prod2", True), ("prod2", False)]
 
 
 def test_limits_are_plain_numbers():
@@ -820,19 +883,17 @@ def test_a_conductor_that_is_stopped_leaves_its_work_for_the_next(stand):
     assert stand.cloud.did == [("create", "prod2")]
 
 
-def test_redis_away_loses_no_edge(tmp_path: Path, monkeypatch):
+def test_redis_away_loses_no_edge(own_server: Server, monkeypatch):
     monkeypatch.setattr(conductor_module, "OUTAGE_SECONDS", 0.02)
-    server = Server(tmp_path)
-    server.start()
-    stand = Stand(server.client())
+    stand = Stand(own_server.client())
     conductor = stand.begin()
     conductor.step()
-    server.kill()
+    own_server.kill()
     conductor.hear(*stand.edge("prod1", "cpu", "high", 90))
     conductor.step()
     with pytest.raises(redis.RedisError):
         stand.client.ping()
-    server.start()
+    own_server.start()
     stand.cloud.add("prod1")
     until(lambda: conductor.step(5) or conductor.felt().get("prod1/cpu"), "the edge to be written down")
-    server.kill()
+    stand.close()

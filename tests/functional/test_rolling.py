@@ -16,15 +16,15 @@ from saltern.intents import Intent, Queue
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("redis"))
+def server() -> Iterator[Server]:
+    server = Server()
     server.start()
     yield server
-    server.kill()
+    server.close()
 
 
 @pytest.fixture
-def rolls(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rolls]:
+def rolls(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rolls]]:
     monkeypatch.setattr(provisioning, "POLL_SECONDS", 0.005)
     monkeypatch.setattr(conductor_module, "OUTAGE_SECONDS", 0.02)
     monkeypatch.setattr(conductor_module, "LEAST_TICK_SECONDS", 0.0)
@@ -33,12 +33,17 @@ def rolls(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Roll
     monkeypatch.setattr(rolling, "POLL_S", 0.002)
     monkeypatch.setattr(rolling, "LOOK_S", 0.005)
 
+    made: list[Rolls] = []
+
     def make(*machines: str) -> Rolls:
         client = server.client()
         client.flushall()
-        return Rolls(client, *machines)
+        made.append(Rolls(client, *machines))
+        return made[-1]
 
-    return make
+    yield make
+    for stand in made:
+        stand.close()
 
 
 def steps_of(stand: Rolls, id_: str) -> list[str]:

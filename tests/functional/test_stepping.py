@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -444,11 +443,18 @@ def test_a_state_that_is_spoilt_is_never_acted_on(fleet: Fleet, caplog: pytest.L
         fleet.give("pause")
 
 
-def test_while_redis_is_away_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = Server(tmp_path)
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A Redis that a test may kill."""
+    server = Server()
     server.start()
+    yield server
+    server.close()
+
+
+def test_while_redis_is_away_nothing_is_lost(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     client = redis.Redis(unix_socket_path=server.path, decode_responses=True, retry=Retry(NoBackoff(), 0))
     fleet = Fleet(client, monkeypatch)
     fleet.give("start")
@@ -459,7 +465,6 @@ def test_while_redis_is_away_nothing_is_lost(
     assert len([r for r in caplog.records if "wait until this is over" in r.getMessage()]) == 1
     server.start()
     fleet.pass_by(14)
-    server.kill()
     assert (fleet.told(), fleet.stepper._problem) == (["started", "stepped"], "")
 
 

@@ -73,10 +73,14 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def shipped_pillar(home: Path) -> Path:
-    """The repository's pillar with paths and a port that are free on this host."""
+    """The repository's pillar with paths and a port that are free on this host, which nobody feels the load of.
+
+    `beacons.disable` would not do: a minion looks at what the pillar says alone.
+    """
     folder = shutil.copytree(REPOSITORY / "pillar", home / "pillar")
     for name, changes in {
         "redis": {"port": free_port()},
+        "beacons": {"enabled": False},
         "traffic": {
             "state_dir": str(home / "traffic"),
             "unavailable_page": str(home / "errors" / "503.http"),

@@ -25,6 +25,7 @@ def feel(minions: Any, shipped_pillar: Any) -> Iterator[Callable[[int], None]]:
     def change(percent: int) -> None:
         values = yaml.safe_load(before)
         values["beacons"] = {
+            "enabled": True,
             "cpu": [{"high": 100}, {"for": 3600}],
             "memory": [{"high": percent}, {"low": percent}, {"for": 1}, {"clear": 1}],
         }
@@ -33,11 +34,9 @@ def feel(minions: Any, shipped_pillar: Any) -> Iterator[Callable[[int], None]]:
 
     for kind in ("utils", "beacons"):
         minions.call("staging1", f"saltutil.sync_{kind}")
-    minions.call("staging1", "beacons.enable")
     yield change
-    minions.call("staging1", "beacons.disable")
     path.write_text(before)
-    minions.call("staging1", "saltutil.refresh_pillar", wait=True)
+    assert minions.call("staging1", "saltutil.refresh_pillar", wait=True) is True
 
 
 def test_a_machine_that_feels_pressure_turns_the_canary_off_and_raises_an_alert(

@@ -81,17 +81,16 @@ def outbox(minions, shipped_pillar, home, bus):
     before = path.read_text()
     folder.mkdir()
     values = yaml.safe_load(before)
-    values["beacons"] = {**values["beacons"], "build": [{"outbox": str(folder)}, {"again": 2}]}
+    unfelt = {name: [{"high": 100}, {"for": 3600}] for name in ("cpu", "memory")}
+    values["beacons"] = {"enabled": True, **unfelt, "build": [{"outbox": str(folder)}, {"again": 2}]}
     path.write_text(yaml.safe_dump(values))
     for kind in ("utils", "beacons"):
         minions.call("ops1", f"saltutil.sync_{kind}")
     assert minions.call("ops1", "saltutil.refresh_pillar", wait=True) is True
-    minions.call("ops1", "beacons.enable")
     yield folder
     shutil.rmtree(folder)
-    minions.call("ops1", "beacons.disable")
     path.write_text(before)
-    minions.call("ops1", "saltutil.refresh_pillar", wait=True)
+    assert minions.call("ops1", "saltutil.refresh_pillar", wait=True) is True
     # What was said last is reacted to before the next test listens.
     while bus.source.get_event(wait=2, tag="salt/run/", match_type="startswith"):
         pass

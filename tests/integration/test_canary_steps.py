@@ -96,9 +96,7 @@ def test_the_engine_tells_the_bus_of_every_move_and_off_aborts(
     assert (started["release"], started["share"], started["by"]) == ("r2", 5, "test")
     registry.canary_off("looks wrong", cause="5-5")
     (aborted,) = bus.wait_for(lambda tag, data: tag == "saltern/canary/aborted")
-    # The minions feel this host: whichever reason came first is the latch's, and the one that is told.
-    reason = registry.snapshot().latches["canary"].reason
-    assert (aborted["release"], aborted["share"], aborted["reason"]) == ("r2", 0, f"off: {reason}")
+    assert (aborted["release"], aborted["share"], aborted["reason"]) == ("r2", 0, "off: looks wrong")
     (alert,) = bus.wait_for(lambda tag, data: tag == "saltern/alert/firing")
     assert (alert["name"], alert["subject"], alert["cause"]) == ("CanaryAborted", "canary", aborted["cause"])
     assert registry.snapshot().split.share == 0

@@ -11,12 +11,6 @@ import redis
 from saltern.registry import JOURNAL, Registry
 
 
-@pytest.fixture(scope="module", autouse=True)
-def at_rest(minions: Any) -> None:
-    """What the minions feel of this host is no part of a rehearsal, and would be written down beside it."""
-    minions.client.cmd("*", "beacons.disable", timeout=60)
-
-
 @pytest.fixture
 def registry(registry_empty: Any) -> Registry:
     found = Registry(registry_empty)
