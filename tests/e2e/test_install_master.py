@@ -124,7 +124,7 @@ def test_a_machine_that_exists_already_joins_over_ssh_and_may_leave(drill: Drill
     assert refused.returncode == 1
     assert f"saltern: root@{address}: cat: root@{address}: Permission denied" in refused.stderr
     ssh = drill.bare.root(OTHER) / "root/.ssh"
-    ssh.mkdir(mode=0o700)
+    ssh.mkdir(mode=0o700, exist_ok=True)
     (ssh / "authorized_keys").write_text((tmp_path / "key.pub").read_text())
 
     joined = drill.master("saltern", "join", OTHER, address, "--key", "/root/key", timeout=INSTALL_SECONDS)
@@ -134,6 +134,11 @@ def test_a_machine_that_exists_already_joins_over_ssh_and_may_leave(drill: Drill
     told = json.loads(drill.master("saltern", "status", "--json"))["machines"]
     assert [(each["id"], each["address"], each["state"]) for each in told] == [(OTHER, address, "joined")]
     assert drill.master("find", "/var/lib/saltern/saltern", "!", "-user", "salt").strip() == ""
+
+    drill.master("install", "-o", "salt", "-m", "600", "/root/key", "/var/lib/saltern/saltern/cache/key")
+    ssh_key = "--priv=/var/lib/saltern/saltern/cache/key"
+    said = drill.master("salt-ssh", "-i", ssh_key, "--user=root", "-r", "--out=json", OTHER, "hostname")
+    assert json.loads(said)[OTHER]["stdout"].strip() == OTHER
 
     again = drill.bare.run(MASTER, "saltern", "join", OTHER, address, "--key", "/root/key")
     assert f"saltern: machine {OTHER}: there is one already, at {address}; take another name" in again.stderr
