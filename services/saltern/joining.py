@@ -12,11 +12,9 @@ import json
 import shlex
 import subprocess
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 
@@ -28,6 +26,7 @@ from saltern.local import image
 from saltern.shell import last_line, run
 
 JOINED = "joined"
+KEY_BITS = 2048
 CONNECT_SECONDS = 15
 JOIN_SECONDS = 1800.0
 ANSWER_SECONDS = 180.0
@@ -143,7 +142,7 @@ def join(fleet: Fleet, name: str, host: Host, tell: Tell) -> None:
         kept = fleet.machines_dir / name / "machine.json"
         accepted = fleet.pki / "master" / "minions" / name
         try:
-            private, public = _new_key(fleet, name)
+            private, public = new_key()
             write_atomically(kept, json.dumps(about, indent=1) + "\n")
             write_atomically(accepted, public)
             tell(f"{host.address}: files, packages, the minion")
@@ -173,15 +172,21 @@ def _files(fleet: Fleet, name: str, private: str, public: str) -> dict[str, tupl
     return userdata.files(minion, userdata.pruned(lock, userdata.held_wheels(home() / image.WHEELHOUSE)))
 
 
-def _new_key(fleet: Fleet, name: str) -> tuple[str, str]:
-    with tempfile.TemporaryDirectory(dir=fleet.state_dir) as folder:
-        run(
-            master.command(
-                fleet, "salt-key", f"--gen-keys={name}", f"--gen-keys-dir={folder}", "--keysize=2048"
-            ),
-            timeout=120,
-        )
-        return Path(folder, f"{name}.pem").read_text(), Path(folder, f"{name}.pub").read_text()
+def new_key() -> tuple[str, str]:
+    """A new minion's keys, PEM: private, public. Of as many bits as salt-cloud makes them (etc/cloud)."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return private.decode(), public.decode()
 
 
 def _memory(host: Host) -> int:

@@ -7,6 +7,7 @@ import io
 import tarfile
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from saltern import joining, rented, up
 from saltern.errors import SalternError
 from saltern.fleet import Fleet
@@ -104,6 +105,14 @@ def test_files_go_over_as_roots_with_their_modes():
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         (about,) = tar.getmembers()
         assert (about.name, about.mode, about.uid, about.gid) == ("etc/salt/minion", 0o640, 0, 0)
+
+
+def test_a_new_key_is_the_two_halves_of_one():
+    private, public = joining.new_key()
+    key = load_pem_private_key(private.encode(), None)
+    half = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    assert (half.decode(), key.key_size) == (public, 2048)
+    assert joining.new_key() != (private, public)
 
 
 def test_only_a_machine_that_joined_may_leave(fleet):
