@@ -30,7 +30,9 @@ class Bare:
     fleet: Fleet
 
     def make(self, name: str, memory: int = 1024, files: Mapping[str, tuple[str, int]] | None = None) -> str:
-        """Make a machine; its address."""
+        """Make a machine, in place of one by that name; its address."""
+        if name in self.fleet.inventory():
+            machine.destroy(self.fleet, name)
         made = machine.create(
             self.fleet, name, Limits(memory, 2), "bare", NO_MINION if files is None else files
         )
