@@ -193,7 +193,7 @@ def install(fleet: Fleet, wanted: Wanted, tell: Tell, *, way_back: bool = True) 
         _network(wanted.ssh_from)
     made = settled(fleet, wanted, facts)
     before = place.CURRENT.resolve() if place.CURRENT.exists() else None
-    _user()
+    _user(made)
     made.state_dir.parent.mkdir(parents=True, exist_ok=True)
     replaced = before if way_back and before and before != REPOSITORY and fleet.exists() else None
     changed: list[str] = []
@@ -313,7 +313,8 @@ def _write(path: Path, file: place.File) -> bool:
     return True
 
 
-def _user() -> None:
+def _user(fleet: Fleet) -> None:
+    """The master's user. Its home is what it may write to: of another ssh complains in words that salt-ssh misreads."""
     try:
         grp.getgrnam(SERVICE_USER)
     except KeyError:
@@ -321,7 +322,7 @@ def _user() -> None:
     try:
         pwd.getpwnam(SERVICE_USER)
     except KeyError:
-        nologin = ["--no-create-home", "--home-dir", str(home()), "--shell", "/usr/sbin/nologin"]
+        nologin = ["--no-create-home", "--home-dir", str(fleet.state_dir), "--shell", "/usr/sbin/nologin"]
         run(["useradd", "--system", "--gid", SERVICE_USER, *nologin, SERVICE_USER])
 
 
