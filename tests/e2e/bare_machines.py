@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet_commands import NAME, SUBNET
+from fleet_commands import NAME, SUBNET, wait_for
 from saltern.fleet import REPOSITORY, Fleet, home
 from saltern.local import cgroup, image, kernel, machine, network
 from saltern.local.cgroup import Limits
@@ -36,6 +36,10 @@ class Bare:
         made = machine.create(
             self.fleet, name, Limits(memory, 2), "bare", NO_MINION if files is None else files
         )
+        # Until then its own start still clears /tmp away.
+        wait_for(
+            lambda: self.run(name, "systemctl", "-q", "is-active", "basic.target").returncode == 0, 180, name
+        )
         return made.address
 
     def root(self, name: str) -> Path:
@@ -48,6 +52,7 @@ class Bare:
     def run(self, name: str, *command: str, timeout: float = 300, stdin: bytes | None = None):
         """Run a command on a machine as root; what it prints is text."""
         pid = machine._process(self.fleet, name, "systemd")
+        assert pid is not None, f"{name} does not run"
         done = subprocess.run(
             ["nsenter", f"--target={pid}", "--all", f"--wd={self.root(name)}", *CLEAN, *command],
             input=stdin, capture_output=True, timeout=timeout, check=False,
