@@ -425,10 +425,12 @@ def packed(members: dict[str, bytes]) -> bytes:
         (gzip.compress(b"words" * 300), "not a whole backup"),
         (packed({}), "not a backup of a master"),
         (packed({"manifest.json": b"[]"}), "not a backup of a master"),
+        (packed({"manifest.json": b'{"format": 1, "fleet": "x", "release": "../x", "made": "", "files": {}}'}),
+         "release '../x' is none"),
         (packed({"manifest.json": b'{"format": 2}'}), "format 2 is not 1: restore it with the version that made it"),
-        (packed({"manifest.json": b'{"format": 1, "fleet": "x", "release": "v", "made": "", "files": {}}',
+        (packed({"manifest.json": b'{"format": 1, "fleet": "x", "release": "v1", "made": "", "files": {}}',
                  "state/x": b""}), "state/x is missing, changed or strange"),
-        (packed({"manifest.json": json.dumps({"format": 1, "fleet": "x", "release": "v", "made": "", "files": {
+        (packed({"manifest.json": json.dumps({"format": 1, "fleet": "x", "release": "v1", "made": "", "files": {
             "state/../../x": ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 420]}}).encode(),
             "state/../../x": b""}), "state/../../x is missing, changed or strange"),
     ],

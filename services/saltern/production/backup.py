@@ -27,6 +27,7 @@ from saltern.fleet import Fleet
 from saltern.production import releases
 
 FORMAT = 1
+RELEASE = re.compile(r"v[0-9a-f]{1,64}")  # a folder's name; any other could lead elsewhere
 MANIFEST = "manifest.json"
 STATE, CODE = "state", "code"
 # Made anew, or of this moment: nothing of it is worth keeping.
@@ -63,6 +64,8 @@ class Manifest:
             raise ValueError(
                 f"format {values['format']!r} is not {FORMAT}: restore it with the version that made it"
             )
+        if not RELEASE.fullmatch(values["release"]):
+            raise ValueError(f"release {values['release']!r} is none")
         files = {str(name): (str(digest), int(mode)) for name, (digest, mode) in values["files"].items()}
         return cls(str(values["fleet"]), str(values["release"]), str(values["made"]), files)
 
