@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from patience import folder_in_memory
+from host import folder_in_memory
 from saltern import artifact, secrets, workplace
 from saltern.fleet import REPOSITORY, Fleet, write_atomically
 from saltern.local.cgroup import Limits

@@ -67,10 +67,14 @@ class Look:
 
 
 class Alertmanager:
-    """One Alertmanager. Every method raises SalternError when it does not answer, or answers no."""
+    """One Alertmanager. Every method raises SalternError when it does not answer, or answers no.
 
-    def __init__(self, url: str) -> None:
+    :param timeout_s: seconds it may be silent
+    """
+
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         self.url = url.rstrip("/")
+        self.timeout_s = timeout_s
         parts = urlsplit(self.url)
         if parts.scheme != "http" or not parts.hostname:
             raise SalternError(f"alertmanager: {url!r} is not an address such as http://10.213.0.20:9093")
@@ -130,7 +134,7 @@ class Alertmanager:
         )
 
     def _ask(self, method: str, path: str, body: object = None) -> str:
-        link = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        link = http.client.HTTPConnection(self._host, self._port, timeout=self.timeout_s)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
             link.request(method, path, None if body is None else json.dumps(body), headers)

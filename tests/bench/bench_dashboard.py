@@ -24,7 +24,8 @@ sys.path[:0] = [
 ]
 
 from dashboard_stand import DashboardStand, Painter, Viewer  # noqa: E402
-from traffic_stand import redis_server, until  # noqa: E402
+from host import until  # noqa: E402
+from traffic_stand import redis_server  # noqa: E402
 
 AXE = TESTS / "browser/axe"
 MACHINES = 200

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "services"))
 
 import psutil  # noqa: E402
 from benching import Figure, main, median, report, wrk  # noqa: E402
-from traffic_stand import HAPROXY, Process, Stand, free_port, until  # noqa: E402
+from host import free_port, until  # noqa: E402
+from traffic_stand import HAPROXY, Process, Stand  # noqa: E402
 
 SHARE = 30
 PRODUCTION, CANARY = ("prod1", "prod2", "prod3"), "staging1"

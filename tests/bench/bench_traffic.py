@@ -23,8 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "services"))
 import psutil  # noqa: E402
 from bench_proxy import SERVERS  # noqa: E402
 from benching import Figure, WrkResult, main, median, percentile, report, wrk  # noqa: E402
+from host import free_port, until  # noqa: E402
 from saltern.haproxy import Runtime  # noqa: E402
-from traffic_stand import HAPROXY, Machine, Process, Stand, free_port, until  # noqa: E402
+from traffic_stand import HAPROXY, Machine, Process, Stand  # noqa: E402
 
 PRODUCTION = ("prod1", "prod2", "prod3", "prod4", "prod5")
 MANY = 200

@@ -14,8 +14,9 @@ import pytest
 import redis
 from admin_stand import WRITE, AdminStand
 from dashboard_stand import DashboardStand, Painter
+from host import until
 from playwright.sync_api import Browser, Page, expect
-from traffic_stand import redis_server, until
+from traffic_stand import redis_server
 
 AXE = Path(__file__).with_name("axe")
 WIDTHS = {"phone": 360, "desk": 1300}

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from traffic_stand import ROOT, Process, Stand, free_port, merge, until
+from host import PATIENCE, free_port, until
+from traffic_stand import ROOT, Process, Stand, merge
 
 OURS = (ROOT / "services", ROOT / "services/flags/src")
 READ, WRITE = "read-token-of-the-tests", "write-token-of-the-tests"
@@ -49,11 +50,15 @@ class AdminStand:
         self.orders.mkdir(exist_ok=True)
         self.file = directory / "admin.json"
         self.document: dict[str, Any] = {
-            "redis": {"addresses": [f"127.0.0.1:{redis_port}"], "timeout_s": 0.5},
+            "redis": {"addresses": [f"127.0.0.1:{redis_port}"], "timeout_s": 2.0},
             "listen": {"address": "127.0.0.1", "port": self.port},
             "tokens": {"read": [sha256(READ)], "write": [sha256(WRITE)]},
             "server": {},
-            "haproxy": {"socket": str(directory / "admin.sock"), "state_dir": str(directory)},
+            "haproxy": {
+                "socket": str(directory / "admin.sock"),
+                "state_dir": str(directory),
+                "timeout_ms": 5000,
+            },
             "controller": {"status_file": str(directory / "status.json"), "orders_dir": str(self.orders)},
             "rate": {
                 name: {"per_minute": 100_000, "burst": 100_000} for name in ("normal", "safe", "failed")
@@ -71,7 +76,11 @@ class AdminStand:
     def before(cls, stand: Stand, changes: Mapping[str, Any] | None = None) -> AdminStand:
         """The API of a traffic plane."""
         made = cls(stand.state_dir, stand.redis_port, changes)
-        made.document["haproxy"] = {"socket": str(stand.socket), "state_dir": str(stand.state_dir)}
+        made.document["haproxy"] = {
+            "socket": str(stand.socket),
+            "state_dir": str(stand.state_dir),
+            "timeout_ms": 5000,
+        }
         made.document["controller"]["status_file"] = str(stand.status_file)
         return made
 
@@ -79,7 +88,7 @@ class AdminStand:
         """Start it and wait until it answers."""
         self.file.write_text(json.dumps(self.document))
         self.process.start()
-        until(self._answers, f"the admin API answering (see {self.process.log})", 20)
+        until(self._answers, f"the admin API answering (see {self.process.log})")
         return self
 
     def _answers(self) -> bool:
@@ -103,7 +112,7 @@ class AdminStand:
         raw: bytes | None = None,
     ) -> Reply:
         """One request; ``body`` is sent as JSON, ``raw`` as it is."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         sent = dict(headers or {})
         if token:
             sent["Authorization"] = f"Bearer {token}"

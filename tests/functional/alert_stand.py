@@ -15,11 +15,12 @@ from typing import Any
 
 import jinja2
 import yaml
+from host import PATIENCE, free_port, until
 from saltern.alert_store import AlertStore
 from saltern.alertmanager import Alertmanager
 from saltern.errors import SalternError
 from saltern.redis_link import connect
-from traffic_stand import ROOT, Process, free_port, redis_server, until
+from traffic_stand import ROOT, Process, redis_server
 
 
 class AlertStand:
@@ -36,7 +37,8 @@ class AlertStand:
         self.directory = directory
         self.changes = {"webhooks": list(webhooks), "mail": dict(mail or {})}
         self.redis, self.redis_port = redis_server(directory / "redis")
-        self.client = connect({"redis": {"addresses": [f"127.0.0.1:{self.redis_port}"]}})
+        link = {"addresses": [f"127.0.0.1:{self.redis_port}"], "timeout_s": 5}
+        self.client = connect({"redis": link})
         self.store = AlertStore(self.client)
         self.maildir, self.smtp_port, self.port = directory / "mail", free_port(), free_port()
         self.times = {"group_wait": group_wait_s, "group_interval": group_interval_s, "repeat_interval": 3600}
@@ -51,10 +53,10 @@ class AlertStand:
              "--data.maintenance-interval=1s", "--log.level=debug"],
             directory / "alertmanager.log",
         )  # fmt: skip
-        self.api = Alertmanager(f"http://127.0.0.1:{self.port}")
+        self.api = Alertmanager(f"http://127.0.0.1:{self.port}", PATIENCE)
         config = directory / "alerts.json"
         config.write_text(json.dumps({
-            "fleet": "test", "redis": {"addresses": [f"127.0.0.1:{self.redis_port}"]}, "alertmanager": self.api.url,
+            "fleet": "test", "redis": link, "alertmanager": self.api.url,
             "state": str(directory / "told.json"),
             "times": {"resend_s": 0.3, "group_wait_s": group_wait_s, "group_interval_s": group_interval_s},
         }))  # fmt: skip
@@ -83,12 +85,12 @@ class AlertStand:
         self.start_alertmanager()
         self.daemon.start()
         # What was over before its first look is past to it, and not mailed.
-        until((self.directory / "told.json").exists, "the daemon's first look", 20)
+        until((self.directory / "told.json").exists, "the daemon's first look")
         return self
 
     def start_alertmanager(self) -> None:
         self.alertmanager.start()
-        until(lambda: self.answers(self.api), "Alertmanager answering", 20)
+        until(lambda: self.answers(self.api), "Alertmanager answering")
 
     @staticmethod
     def answers(api: Alertmanager) -> bool:
@@ -101,7 +103,7 @@ class AlertStand:
 
     def start_mail(self) -> None:
         self.mail.start()
-        until(lambda: (self.maildir / "new").exists(), "the mailbox", 20)
+        until(lambda: (self.maildir / "new").exists(), "the mailbox")
 
     def mails(self) -> list[EmailMessage]:
         """What is in the mailbox, oldest first."""
@@ -113,10 +115,8 @@ class AlertStand:
     def subjects(self) -> list[str]:
         return [str(mail["Subject"]) for mail in self.mails()]
 
-    def await_mails(self, count: int, seconds: float = 30) -> list[EmailMessage]:
-        until(
-            lambda: len(self.mails()) >= count, f"{count} mails (there are {self.subjects()})", seconds, 0.05
-        )
+    def await_mails(self, count: int) -> list[EmailMessage]:
+        until(lambda: len(self.mails()) >= count, f"{count} mails (there are {self.subjects()})", pause=0.05)
         return self.mails()
 
     def close(self) -> None:

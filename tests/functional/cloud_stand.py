@@ -58,7 +58,7 @@ def provider(given: Mapping[str, Any], fleet: Fleet, port: int, **more: Any) -> 
     """A provider's configuration, pointed at a port of this machine."""
     return {
         **given, "driver": "libcloud", "state_dir": str(fleet.state_dir), "host": "127.0.0.1", "port": port,
-        "secure": False, "timeout": 5, "patience": QUICK, **more,
+        "secure": False, "timeout": 60, "patience": QUICK, **more,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 import yaml
-from patience import PATIENCE, folder_in_memory, until
+from host import PATIENCE, folder_in_memory, until
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from saltern import secrets, signing

@@ -13,7 +13,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from redis_stand import RedisStand
+from saltern import redis_link
 from traffic_stand import Stand
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_clients() -> Iterator[None]:
+    """The clients that tests and what they call make: a host that is busy is no Redis that is silent."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redis_link, "DEFAULT_TIMEOUT_S", 10.0)
+        patch.setattr(redis_link, "SENTINEL_TIMEOUT_S", 5.0)
+        yield
 
 
 @pytest.fixture

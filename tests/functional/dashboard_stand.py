@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 from admin_stand import OURS, Reply
+from host import PATIENCE, free_port, until
 from openfeature_redis import flagset
 from saltern.alert_store import Alert, AlertStore
 from saltern.dashboard_view import merge
@@ -20,7 +21,7 @@ from saltern.intents import Intent, Queue
 from saltern.observed import OBSERVED, WINDOWS
 from saltern.registry import FELT, Registry
 from saltern.samples import SAMPLES
-from traffic_stand import Process, free_port, until
+from traffic_stand import Process
 
 HOSTS = {"proxy1": "127.0.0.10", "redis1": "127.0.0.1", "redis2": "127.0.0.12", "ops1": "127.0.0.20"}
 MACHINES = {
@@ -37,7 +38,7 @@ class DashboardStand:
         self.port = free_port()
         self.file = directory / "dashboard.json"
         self.document: dict[str, Any] = {
-            "redis": {"addresses": [f"127.0.0.1:{redis_port}"], "timeout_s": 0.5},
+            "redis": {"addresses": [f"127.0.0.1:{redis_port}"], "timeout_s": 2.0},
             "admin": f"http://127.0.0.1:{admin_port}",
             "fleet": "test", "machine": "ops1", "hosts": HOSTS,
             "listen": {"address": "127.0.0.1", "port": self.port},
@@ -58,7 +59,7 @@ class DashboardStand:
         self.file.write_text(json.dumps(self.document))
         self.process.start()
         try:
-            until(self._answers, f"the dashboard answering (see {self.process.log})", 20)
+            until(self._answers, f"the dashboard answering (see {self.process.log})")
         except BaseException:
             self.process.end()
             raise
@@ -75,7 +76,7 @@ class DashboardStand:
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
         """One request; ``body`` is sent as JSON."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         sent = dict(headers or {})
         if body is not None:
             sent.setdefault("Content-Type", "application/json")
@@ -95,7 +96,7 @@ class DashboardStand:
 class Viewer:
     """A page that listens, without the page."""
 
-    def __init__(self, port: int, seconds: float = 15.0, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, seconds: float = PATIENCE, host: str = "127.0.0.1") -> None:
         self._link = http.client.HTTPConnection(host, port, timeout=seconds)
         self._link.request("GET", "/events")
         self.answer = self._link.getresponse()
@@ -129,7 +130,7 @@ class Viewer:
                 yield told["event"], data
             told = {}
 
-    def until(self, true: Any, what: str, seconds: float = 10.0) -> Any:
+    def until(self, true: Any, what: str, seconds: float = PATIENCE) -> Any:
         """Listen until something of the picture is true."""
         end = time.monotonic() + seconds
         for _ in self.events():
@@ -208,4 +209,5 @@ class Painter:
             "ts": now, "revision": int(self.client.get("saltern:revision") or 0), "share": 30,
             "share_reason": "as the registry says", "servers": servers, "kept": {}, "unplaced": [],
         }  # fmt: skip
-        self.client.set(OBSERVED, json.dumps(seen), ex=5)
+        # It is gone by itself, as the controller's word is; not because this host was slow for some seconds.
+        self.client.set(OBSERVED, json.dumps(seen), ex=600)

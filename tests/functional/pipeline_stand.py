@@ -8,13 +8,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from host import PATIENCE, until
 from saltern.fleet import REPOSITORY, home
 from saltern.local.image import WHEELHOUSE
 from saltern.pipeline.records import Build, Records
@@ -27,20 +27,9 @@ QUICK = {
     "thing/__init__.py": "answer = 42\n",
     "saltern.toml": "[test]\nenabled = false\n[analyse]\nenabled = false\n",
 }
+LONGEST = 600.0
+"""Seconds a build may take before a test gives up: it installs and runs things. Such tests have a limit above it."""
 SERVICES = os.pathsep.join([str(REPOSITORY / "services"), str(REPOSITORY / "services" / "flags" / "src")])
-SECONDS = 60.0
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
-    """Poll until a condition holds, and answer what it said.
-
-    :raises AssertionError: it did not in time
-    """
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, f"not within {seconds:g} s: {what}"
-        time.sleep(0.02)
-    return answer
 
 
 @dataclass
@@ -51,7 +40,7 @@ class Pushed:
 
     def ended(self) -> tuple[int, str]:
         """Exit status, and what the pusher saw."""
-        said = self.process.communicate(timeout=SECONDS)[0]
+        said = self.process.communicate(timeout=LONGEST)[0]
         return self.process.returncode, said
 
 
@@ -96,7 +85,7 @@ class PipelineStand:
 
     def configure(self, **changes: Any) -> None:
         """What the hooks know."""
-        values = {"home": str(self.settings.home), "branches": BRANCHES, "free_mib": 1, "follow_s": 60,
+        values = {"home": str(self.settings.home), "branches": BRANCHES, "free_mib": 1, "follow_s": LONGEST,
                   "builds_url": "http://ops1:8090/builds", "url": "http://proxy1/", "machine": "ops1"}  # fmt: skip
         self.config.write_text(json.dumps({**values, **changes}))
 
@@ -155,7 +144,7 @@ class PipelineStand:
         """End the worker as SIGTERM does."""
         if self.worker and self._thread:
             self.worker.stopping.set()
-            self._thread.join(30)
+            self._thread.join(PATIENCE)
             assert not self._thread.is_alive()
         self.worker = None
 
@@ -174,4 +163,5 @@ class PipelineStand:
         return until(
             lambda: (found := self.builds()) and sum(b.finished for b in found) >= count and found,
             f"{count} builds have ended",
+            LONGEST,
         )

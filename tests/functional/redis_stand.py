@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any
 import jinja2
 import redis
 import yaml
+from host import PATIENCE, free_port
 from saltern import certificates, pillar, redis_start, secrets
 from saltern.fleet import REPOSITORY, Fleet
 from saltern.redis_link import connect, watchers
@@ -26,7 +26,7 @@ STATES = REPOSITORY / "salt" / "redis"
 NODES = {"redis1": "127.99.0.11", "redis2": "127.99.0.12", "redis3": "127.99.0.13"}
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Wait for a condition and return its value; what Redis or Sentinel refuse meanwhile is waited for, too.
 
     :raises AssertionError: it did not come true in time
@@ -42,18 +42,15 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any
         time.sleep(0.05)
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on at any of the nodes' addresses."""
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return probe.getsockname()[1]
-
-
 def render(template: str, told: dict[str, Any]) -> str:
     """A template as Salt renders it."""
     environment = jinja2.Environment(extensions=["jinja2.ext.do"], keep_trailing_newline=True)
     environment.filters["json"] = lambda value, indent=None: json.dumps(value, indent=indent)
     return environment.from_string((STATES / template).read_text()).render(pillar=told)
+
+
+CALM = {"down_after_ms": 5000, "failover_timeout_ms": 6000}
+"""A pillar's `sentinel` with which a primary may be away for a moment, on a slow host too, with nobody elected."""
 
 
 class Node:
@@ -105,7 +102,7 @@ class Node:
         """Stop Redis as its unit does."""
         process = self.processes["redis"]
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
         del self.processes["redis"]
         (self.folder / "redis" / redis_start.ORDERLY).touch()
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import redis
 from admin_stand import READ, WRITE, AdminStand
+from host import PATIENCE, until
 from saltern.registry import Registry
-from traffic_stand import Stand, until
+from traffic_stand import Stand
 
 pytestmark = pytest.mark.functional
 
@@ -347,7 +348,7 @@ def test_a_large_body_is_refused_announced_or_not(stand: Stand, api: AdminStand)
         b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (raw[:40_000], raw[40_000:])) + b"0\r\n\r\n"
     )
     head = f"PUT /split HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {WRITE}\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", api.port), 10) as link:
+    with socket.create_connection(("127.0.0.1", api.port), PATIENCE) as link:
         link.sendall(head.encode() + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunk)
         assert b" 413 " in link.makefile("rb").readline()
     assert stand.registry.snapshot().split.share == 30
@@ -355,7 +356,7 @@ def test_a_large_body_is_refused_announced_or_not(stand: Stand, api: AdminStand)
 
 def test_a_body_in_chunks_is_read(stand: Stand, api: AdminStand) -> None:
     head = f"PUT /split HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {WRITE}\r\nContent-Type: application/json\r\n"
-    with socket.create_connection(("127.0.0.1", api.port), 10) as link:
+    with socket.create_connection(("127.0.0.1", api.port), PATIENCE) as link:
         link.sendall(head.encode() + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n")
         link.sendall(b'5\r\n{"sha\r\n8\r\nre": 35}\r\n0\r\n\r\n')
         assert b" 200 " in link.makefile("rb").readline()
@@ -398,7 +399,7 @@ def test_what_is_no_whole_request_is_refused_in_json_too_and_changes_nothing(
 ) -> None:
     before = stand.registry.snapshot()
     may = f"Authorization: Bearer {WRITE}\r\nContent-Type: application/json\r\n".encode()
-    with socket.create_connection(("127.0.0.1", api.port), 10) as link:
+    with socket.create_connection(("127.0.0.1", api.port), PATIENCE) as link:
         link.sendall(sent.replace(b"%s", may))
         link.shutdown(socket.SHUT_WR)
         head, _, body = link.makefile("rb").read().partition(b"\r\n\r\n")
@@ -479,14 +480,14 @@ def test_clients_that_never_finish_their_request_do_not_keep_others_waiting(
     make_api: Callable[..., AdminStand],
 ) -> None:
     api = make_api(server={"threads": 2, "request_s": 1})
-    links = [socket.create_connection(("127.0.0.1", api.port), 10) for _ in range(6)]
+    links = [socket.create_connection(("127.0.0.1", api.port), PATIENCE) for _ in range(6)]
     try:
         for link in links:
             link.sendall(b"GET /split HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         # Every thread is busy with one of them; each has its time, and then it is somebody else's turn.
         assert api.ask("GET", "/split").status == 200
         for link in links:
-            link.settimeout(10)
+            link.settimeout(PATIENCE)
             assert link.recv(1000) == b""
     finally:
         for link in links:
@@ -501,7 +502,7 @@ def test_a_wrong_configuration_is_one_line_and_exit_status_2(tmp_path: Path, sta
     api.process.log = tmp_path / "log"
     api.process.start()
     assert api.process.popen is not None
-    assert api.process.popen.wait(20) == 2
+    assert api.process.popen.wait(PATIENCE) == 2
     assert api.log() == f"saltern.admin: {api.file}: listen.port: 99999 is not a number between 0 and 65535\n"
 
 

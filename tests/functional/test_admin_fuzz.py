@@ -40,7 +40,7 @@ def fuzz(api: AdminStand, folder: Path, token: str, examples: int, *more: str) -
         "--url", f"http://127.0.0.1:{api.port}", "--phases", "examples,coverage,fuzzing",
         "--max-examples", str(examples), "--continue-on-failure", "--seed", "1", *header, *more,
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 

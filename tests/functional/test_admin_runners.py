@@ -7,7 +7,6 @@ import json
 import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,9 +14,10 @@ from types import ModuleType
 import pytest
 import yaml
 from admin_stand import WRITE, AdminStand
+from host import PATIENCE, folder_in_memory, until
 from saltern import judge, secrets
 from saltern.fleet import Fleet
-from traffic_stand import ROOT, Stand, until
+from traffic_stand import ROOT, Stand
 
 pytestmark = pytest.mark.functional
 
@@ -56,8 +56,7 @@ def fleet(stand: Stand, api: AdminStand, tmp_path: Path) -> Iterator[Fleet]:
         content = yaml.safe_load((pillar / f"{name}.sls").read_text())
         content[name][key] = value
         (pillar / f"{name}.sls").write_text(yaml.safe_dump(content))
-    # A fleet's folder has a short name: sockets lie in it.
-    home = Path(tempfile.mkdtemp(prefix="fleet"))
+    home = folder_in_memory("fleet")
     made = Fleet("test", "10.99.0.0/24", home, pillar)
     made.save()
     for machine in ("redis1", "proxy1"):
@@ -195,10 +194,15 @@ def test_the_canary_is_judged_on_what_the_controller_recorded(
     assert "no such threshold" in canary.judge(tolerence=1.2)["error"]
     for seconds in (0, "x", True, 10**6):
         assert "seconds" in canary.judge(seconds)["error"]
+
+    def recorded() -> list[int]:
+        rows = [json.loads(fields["data"])["pools"] for _, fields in stand.client.xrange("saltern:windows")]
+        return [row["canary"]["requests"] for row in rows]
+
     with stand.loading(4):
-        until(lambda: stand.client.xlen("saltern:windows") >= 4, "four seconds recorded", 20)
+        until(lambda: len(recorded()) >= 4 and sum(recorded()) > 150, "four seconds of traffic recorded")
     file = tmp_path / "window.json"
-    verdict = canary.judge(60, save=str(file), min_requests=100, min_samples=2)
+    verdict = canary.judge(600, save=str(file), min_requests=100, min_samples=2)
     assert json.loads(json.dumps(verdict)) == verdict
     assert verdict["metrics"]["errors"]["verdict"] == "pass"
     assert verdict["window"]["canary"]["requests"] > 100
@@ -216,9 +220,9 @@ def test_an_instance_is_taken_out_and_put_back_and_the_runner_waits_for_it(
     stand.add("prod2")
     stand.await_up("prod2")
     for function, phase in ((run.drain, "idle"), (run.maint, "maint"), (run.ready, "ready")):
-        done = function("prod1", wait=10)
+        done = function("prod1", wait=PATIENCE)
         assert (done["changed"], done["instance"]["phase"], done["cut"]) == (True, phase, []), done
-    assert run.ready("prod1", wait=10)["changed"] is False
+    assert run.ready("prod1", wait=PATIENCE)["changed"] is False
     assert run.drain("prod1")["after"] == {"want": "drain", "limit_s": None, "force": False}
 
 
@@ -226,7 +230,7 @@ def test_what_a_drain_cuts_is_told(stand: Stand, fleet: Fleet) -> None:
     run = runner("fleet", fleet)
     stand.add("prod2")
     stand.await_up("prod2")
-    with socket.create_connection(("127.0.0.1", stand.port), 5) as link:
+    with socket.create_connection(("127.0.0.1", stand.port), PATIENCE) as link:
         link.sendall(b"GET /upgrade HTTP/1.1\r\nHost: x\r\nX-Saltern-Canary: never\r\n"
                      b"Connection: Upgrade\r\nUpgrade: echo\r\n\r\n")  # fmt: skip
         assert b"101" in link.recv(4096)
@@ -236,20 +240,22 @@ def test_what_a_drain_cuts_is_told(stand: Stand, fleet: Fleet) -> None:
             return next((id_ for id_ in ("prod1", "prod2") if rows[id_]["sessions"] == 1), "")
 
         id_ = until(holder, "the websocket counted")
+        run.drain(id_, limit=300)
+        until(lambda: run.status()["instances"][id_]["phase"] == "draining", "the drain seen")
         slow = run.drain(id_, limit=300, wait=0.5)
         assert slow == {"error": f"{id_} is not idle after 0.5 s: draining, 1 requests open", "retcode": 1}
-        [cut] = run.drain(id_, limit=0.2, wait=10)["cut"]
+        [cut] = run.drain(id_, limit=0.2, wait=PATIENCE)["cut"]
     assert cut["sessions"] == 1
     assert [each["source"].partition(":")[0] for each in cut["requests"]] == ["127.0.0.1"]
 
 
 def test_the_last_live_server_stays_unless_a_person_forces_it(stand: Stand, fleet: Fleet) -> None:
     run = runner("fleet", fleet)
-    refusal = run.drain("prod1", wait=10)
+    refusal = run.drain("prod1", wait=PATIENCE)
     assert "last live production server" in refusal["error"] and "force=True" in refusal["error"]
     assert stand.get().status == 200
-    assert run.drain("prod1", force=True, wait=10)["instance"]["phase"] == "idle"
-    assert run.ready("prod1", wait=10)["instance"]["phase"] == "ready"
+    assert run.drain("prod1", force=True, wait=PATIENCE)["instance"]["phase"] == "idle"
+    assert run.ready("prod1", wait=PATIENCE)["instance"]["phase"] == "ready"
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from admin_stand import READ, AdminStand
+from host import until
 from saltern import orders
-from traffic_stand import Stand, until
+from traffic_stand import Stand
 
 pytestmark = pytest.mark.functional
 
@@ -122,7 +123,7 @@ def test_with_redis_but_without_the_controller_haproxy_is_told_directly(
     stand: Stand, api: AdminStand
 ) -> None:
     stand.controller.end(signal.SIGKILL)
-    until(lambda: not api.ask("GET", "/health", token=READ).data["controller"]["ok"], "a stale status", 15)
+    until(lambda: not api.ask("GET", "/health", token=READ).data["controller"]["ok"], "a stale status")
     reply = api.ask("POST", "/canary/off", {"reason": "sick"})
     assert (reply.status, reply.data["cut"], reply.data["order"]) == (202, True, "")
     assert "the registry has it and HAProxy was told directly" in reply.data["text"]

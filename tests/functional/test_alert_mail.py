@@ -20,8 +20,8 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 from alert_stand import AlertStand, text_of
+from host import PATIENCE, free_port, until
 from saltern.alert_store import Alert
-from traffic_stand import free_port, until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus-alertmanager") is None, reason="needs the package prometheus-alertmanager"
@@ -82,15 +82,17 @@ def test_a_mail_says_what_where_how_much_since_when_what_was_done_and_how_to_und
 
 
 def test_two_hundred_alerts_of_one_cause_are_at_most_two_mails(stand):
+    # All at once, however long this host takes to say them.
+    stand.daemon.send(signal.SIGSTOP)
     for n in range(200):
         stand.store.fire(
             replace(HIGH, subject=f"prod{n}", cause="pressure on prod", summary=f"CPU of prod{n} is high")
         )
+    stand.daemon.send(signal.SIGCONT)
     until(
         lambda: sum(text_of(mail).count("where") for mail in stand.mails()) >= 200,
         "200 alerts mailed",
-        30,
-        0.1,
+        pause=0.1,
     )
     flushed(stand)
     mails = stand.mails()
@@ -120,7 +122,7 @@ def test_good_news_is_one_mail_and_none_says_that_it_is_over(stand):
 def test_a_mail_server_that_is_away_at_first_costs_no_mail_and_doubles_none(stand):
     stand.mail.end()
     stand.store.fire(HIGH)
-    until(lambda: stand.api.look().failed >= 1, "a mail that fails", 20)
+    until(lambda: stand.api.look().failed >= 1, "a mail that fails")
     # It is even over before the mail server is back.
     stand.store.end("CpuHigh", "staging1")
     flushed(stand)
@@ -136,7 +138,7 @@ def test_an_alertmanager_that_dies_loses_no_mail_and_doubles_none(stand):
     stand.await_mails(1)
     # What was mailed is on disk within a second.
     log = stand.directory / "alertmanager" / "nflog"
-    until(lambda: log.exists() and b"staging" in log.read_bytes(), "the log of mails on disk", 20)
+    until(lambda: log.exists() and b"staging" in log.read_bytes(), "the log of mails on disk")
     stand.alertmanager.end(signal.SIGKILL)
     stand.store.fire(replace(HIGH, name="MemoryHigh", cause="other", summary="Memory of staging1 is high"))
     stand.store.end("MemoryHigh", "staging1")
@@ -214,7 +216,7 @@ class Smarthost(Controller):
         self.password = password
         super().__init__(
             self, hostname="localhost", port=free_port(), tls_context=context, require_starttls=True,
-            auth_required=True, authenticator=self.known, auth_exclude_mechanism=["LOGIN"],
+            auth_required=True, authenticator=self.known, auth_exclude_mechanism=["LOGIN"], ready_timeout=PATIENCE,
         )  # fmt: skip
 
     def known(self, server, session, envelope, mechanism, data) -> AuthResult:
@@ -245,7 +247,7 @@ def test_a_smarthost_gets_mail_over_tls_from_who_has_logged_in(tmp_path, passwor
     try:
         stand.start()
         stand.store.fire(HIGH)
-        until(lambda: server.taken or server.refused, "Alertmanager at the smarthost", 20)
+        until(lambda: server.taken or server.refused, "Alertmanager at the smarthost")
         assert server.taken == ([("somebody@example.test", FIRST)] if password == "correct" else [])
     finally:
         stand.close()
@@ -265,26 +267,29 @@ def test_a_gateway_to_chat_is_told_too(tmp_path):
             """Nothing: pytest shows what matters."""
 
     gateway = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
-    threading.Thread(target=gateway.serve_forever, daemon=True).start()
+    serving = threading.Thread(target=gateway.serve_forever)
+    serving.start()
     stand = AlertStand(tmp_path, webhooks=[f"http://127.0.0.1:{gateway.server_port}/fleet"])
     try:
         stand.start()
         stand.store.fire(HIGH)
-        until(lambda: said, "the gateway to be told", 20)
+        until(lambda: said, "the gateway to be told")
         stand.await_mails(1)
         stand.store.end("CpuHigh", "staging1")
-        until(lambda: len(said) == 2, "the end", 20)
+        until(lambda: len(said) == 2, "the end")
         assert [each["status"] for each in said] == ["firing", "resolved"]
         assert said[0]["alerts"][0]["annotations"]["summary"] == "CPU of staging1 is high"
     finally:
         stand.close()
         gateway.shutdown()
+        serving.join()
+        gateway.server_close()
 
 
 def test_the_daemon_refuses_a_wrong_configuration_in_one_line(stand, tmp_path):
     stand.daemon.end()
     (tmp_path / "alerts.json").write_text('{"fleet": "test", "state": "x"}')
     stand.daemon.start()
-    assert stand.daemon.popen.wait(20) == 2
+    assert stand.daemon.popen.wait(PATIENCE) == 2
     last = (tmp_path / "daemon.log").read_text().splitlines()[-1]
     assert last.startswith("saltern.alerts: ") and "alertmanager: None is not a text" in last

@@ -13,13 +13,14 @@ from pathlib import Path
 import jinja2
 import pytest
 import redis
+from host import free_port, until
 from saltern import conducting, events, rejections, secrets, signing
 from saltern.alert_store import ALERT, ALERTS, Alert, AlertStore, fingerprint
 from saltern.events import Event, Rate, Rejected
 from saltern.provisioning import Alarm
 from saltern.redis_link import connect
 from saltern.registry import Registry
-from traffic_stand import Process, free_port, redis_server, until
+from traffic_stand import Process, redis_server
 
 HIGH = Alert(
     "CpuHigh", "prod1", "pressure on prod", "warning", "CPU of prod1 is high", "93 %", "50 %", "most by x"
@@ -90,8 +91,8 @@ def test_an_end_of_what_never_began_is_nothing(store, client):
 
 def test_what_is_over_is_forgotten_after_its_time_and_the_list_keeps_no_trace(store, client):
     store.fire(HIGH)
-    store.end("CpuHigh", "prod1", keep_s=1)
-    assert client.ttl(ALERT + HIGH.fingerprint) == 1
+    store.end("CpuHigh", "prod1", keep_s=3600)
+    assert 3000 < client.ttl(ALERT + HIGH.fingerprint) <= 3600
     client.delete(ALERT + HIGH.fingerprint)
     assert store.all() == []
     store.fire(replace(HIGH, subject="prod2"))
@@ -240,7 +241,8 @@ def test_a_machine_may_say_so_much_at_once_and_then_so_much_a_minute(client):
     for _ in range(5):
         events.within(client, event(), rate)
     with pytest.raises(Rejected, match="from prod1: more than 600 a minute"):
-        for _ in range(5):
+        # Said quicker than it may be said, if only for a moment.
+        for _ in range(10_000):
             events.within(client, event(), rate)
     events.within(client, event("prod2"), rate)
 

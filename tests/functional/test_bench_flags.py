@@ -19,7 +19,7 @@ def test_a_short_run_prints_one_object_with_every_figure() -> None:
         [sys.executable, str(BENCH), "--json", "--flip-count", "3", "--evaluations", "400", "--peers", "0"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from pipeline_stand import QUICK, PipelineStand, until
+from host import until
+from pipeline_stand import QUICK, PipelineStand
 from saltern import build_runs, secrets
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet

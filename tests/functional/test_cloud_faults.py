@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from cloud_fakes import CUT, CUT_LATE, LATE, LIMITED, Answer, Azure, DigitalOcea
 from cloud_moto import MotoEc2, error
 from cloud_stand import AZURE, DIGITALOCEAN, EC2, ENVIRONMENT, make_cloud
 from cloud_storm import storm
+from host import until
 from saltern.clouds import ledger
 from saltern.clouds.cloud import Cloud, Wanted
 from saltern.errors import SalternError
@@ -142,11 +142,8 @@ def test_a_maker_that_is_killed_in_the_middle_leaves_what_the_next_command_finds
         path = os.pathsep.join(each for each in sys.path if each)
         maker = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT, "PYTHONPATH": path})
         try:
-            end = time.monotonic() + 60
-            while not fake.droplets:
-                assert maker.poll() is None
-                assert time.monotonic() < end
-                time.sleep(0.02)
+            until(lambda: fake.droplets or maker.poll() is not None, "a droplet")
+            assert maker.poll() is None
         finally:
             maker.send_signal(signal.SIGKILL)
             maker.wait()

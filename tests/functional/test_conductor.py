@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 from conductor_stand import Crash, Server, Stand
-from patience import PATIENCE, until
+from host import PATIENCE, until
 from saltern import conductor as conductor_module
 from saltern import provisioning
 from saltern.intents import GROUP, QUEUE, Intent, IntentError, Queue
@@ -259,11 +259,17 @@ def test_the_same_entry_delivered_to_two_conductors_has_one_effect(stand):
     one.step(5)
     two._synced = float("-inf")  # it looks for what was handed out before, as after a restart
     two.step(5)
+    conductors = [one, two]
 
     def both() -> bool:
         stand.cloud.observe()
-        one.step(5)
-        two.step(5)
+        for number, conductor in enumerate(conductors):
+            try:
+                conductor.step(5)
+            except IntentError as error:
+                # The other one has brought it to its end meanwhile: the engine starts afresh.
+                assert "not at work" in str(error)
+                conductors[number] = stand.begin()
         return not stand.client.xlen(QUEUE)
 
     until(both, "the queue to be empty")
@@ -653,7 +659,7 @@ def test_a_failed_provision_holds_back_the_next_one(stand):
     stand.work(conductor, lambda: stand.journal("intent.failed"), "the provision to be given up")
     for machine in ("prod1", "prod2"):
         conductor.hear(*stand.edge(machine, "cpu", "high", 90))
-    stand.ahead = 55
+    stand.ahead = 30
     for _ in range(10):
         conductor.step(5)
         time.sleep(0.01)
@@ -701,12 +707,12 @@ def test_a_dead_machine_is_replaced_once_and_a_person_is_told(stand, monkeypatch
     conductor = stand.begin()
     stand.cloud.die("prod2")
     stand.work(conductor, lambda: stand.client.get("saltern:healing"), "it to be noticed")
-    stand.ahead = 19
+    stand.ahead = 5
     for _ in range(5):
         conductor.step(5)
         time.sleep(0.02)
     assert stand.cloud.did == []
-    stand.ahead = 40
+    stand.ahead = 30
     stand.work(conductor, lambda: ("create", "prod2") in stand.cloud.did, "it to be replaced")
     stand.work(conductor, lambda: len(stand.alarms) == 2, "it to be seen to serve")
     stand.settle(conductor)

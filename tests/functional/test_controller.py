@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host import PATIENCE, until
 from saltern import notify
 from saltern.controller import read_status
-from traffic_stand import ROOT, Stand, until
+from traffic_stand import ROOT, Stand
 
 pytestmark = pytest.mark.functional
 
@@ -28,7 +29,7 @@ def run(file: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT / "services")},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE,
         check=False,
     )
 
@@ -70,7 +71,7 @@ def systemd(tmp_path: Path) -> Iterator[socket.socket]:
     """The socket on which systemd listens for notices."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(10)
+        listener.settimeout(PATIENCE)
         yield listener
 
 
@@ -97,7 +98,7 @@ def test_it_is_not_ready_before_it_has_seen_haproxy(stand: Stand, systemd: socke
     systemd.setblocking(False)
     with pytest.raises(BlockingIOError):
         systemd.recv(100)
-    systemd.settimeout(10)
+    systemd.settimeout(PATIENCE)
     stand.start_haproxy()
     assert systemd.recv(100) == b"READY=1"
 
@@ -143,8 +144,7 @@ def test_a_status_that_is_no_news_is_not_good_news(
 def test_too_few_slots_are_reported_by_name(stand: Stand) -> None:
     for n in range(1, 6):
         stand.registry.register(f"staging{n}", "127.0.0.1", 9, "r1", "canary", by="test")
-    status = stand.await_status(lambda s: s["problems"], "it being reported")
-    assert status["problems"] == ["staging5 has no free slot"]
+    status = stand.await_status(lambda s: s["problems"] == ["staging5 has no free slot"], "it being reported")
     assert status["ok"] is False
     stand.registry.unregister("staging2", by="test")
     stand.await_status(lambda s: s["ok"], "room for everybody")

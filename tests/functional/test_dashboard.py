@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import pytest
 import redis
 from admin_stand import OURS, READ, WRITE, AdminStand
 from dashboard_stand import DashboardStand, Painter, Viewer
+from host import PATIENCE, free_port, until
 from saltern.registry import JOURNAL, Registry
-from traffic_stand import Process, free_port, redis_process, redis_server, until
+from traffic_stand import Process, redis_process, redis_server
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e"
 
@@ -181,7 +183,7 @@ def test_a_redis_that_goes_and_comes_back_is_told_and_the_picture_goes_on(
     own.second()
     stand = DashboardStand(folder, port).start()
     try:
-        with Viewer(stand.port, 30) as viewer:
+        with Viewer(stand.port) as viewer:
             viewer.until(lambda p: p["machines"].get("prod1", {}).get("state") == "good", "the fleet")
             process.end()
             viewer.until(
@@ -189,15 +191,13 @@ def test_a_redis_that_goes_and_comes_back_is_told_and_the_picture_goes_on(
             )
             assert stand.ask("GET", "/health").status == 503
             assert viewer.picture["machines"]["prod1"]["release"] == "r1", "what was known stays"
-            again = redis_process(folder, port)
-            again.start()
+            process.start()
             until(lambda: _pings(client), "Redis answering again")
             own.begin()
             own.second()
-            viewer.until(lambda p: not any("Redis" in each for each in p["problems"]), "the end of it", 20)
+            viewer.until(lambda p: not any("Redis" in each for each in p["problems"]), "the end of it")
             own.registry.set_share(77, by="anna")
             viewer.until(lambda p: p["split"]["share"] == 77, "a change after it")
-            again.end()
     finally:
         stand.process.end()
         process.end()
@@ -315,14 +315,14 @@ def test_every_answer_forbids_scripts_of_others_frames_and_other_hosts(dashboard
 def test_prometheus_reads_what_the_dashboard_does(dashboard: DashboardStand) -> None:
     with Viewer(dashboard.port) as viewer:
         viewer.until(lambda p: p.get("machines"), "the first picture")
+        words = ("saltern_dashboard_viewers 1\n", 'saltern_machines{state="good"} 6\n')
         text = until(
-            lambda: "saltern_dashboard_viewers 1" in (t := dashboard.ask("GET", "/metrics").text) and t,
-            "one viewer",
+            lambda: (t := dashboard.ask("GET", "/metrics").text) and all(each in t for each in words) and t,
+            "one viewer and six machines that are well",
         )
-    assert 'saltern_machines{state="good"} 6' in text
     assert "saltern_dashboard_redis_up 1" in text
     assert "saltern_dashboard_looks_total" in text
-    until(lambda: "saltern_dashboard_viewers 0" in dashboard.ask("GET", "/metrics").text, "nobody", 15)
+    until(lambda: "saltern_dashboard_viewers 0" in dashboard.ask("GET", "/metrics").text, "nobody")
 
 
 def test_who_may_only_read_redis_can_run_it(tmp_path: Path) -> None:
@@ -470,10 +470,10 @@ def test_a_token_that_may_not_write_signs_nobody_in(
 
 
 def test_guessing_tokens_is_slowed_down_for_who_guesses(desk: DashboardStand) -> None:
-    answers = [
-        desk.ask("POST", "/session", {"token": f"guess{n}"}, {"X-Forwarded-For": f"10.9.9.{n}"}).status
-        for n in range(14)
-    ]
+    answers: list[int] = []
+    while answers[-1:] != [429] and len(answers) < 200:
+        sent = {"X-Forwarded-For": f"10.9.9.{len(answers)}"}
+        answers.append(desk.ask("POST", "/session", {"token": f"guess{len(answers)}"}, sent).status)
     assert answers[:10] == [401] * 10
     assert answers[-1] == 429
 
@@ -512,7 +512,7 @@ def test_an_admin_api_that_is_away_is_told_and_looking_goes_on(
 def test_a_body_that_is_no_action_is_refused(refusing: DashboardStand, raw: bytes, status: int) -> None:
     headers = signed_in(refusing)
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    with socket.create_connection(("127.0.0.1", refusing.port), timeout=10) as link:
+    with socket.create_connection(("127.0.0.1", refusing.port), timeout=PATIENCE) as link:
         link.sendall(
             f"POST /actions HTTP/1.1\r\nHost: x\r\n{head}Content-Type: application/json\r\n"
             f"Content-Length: {len(raw)}\r\nConnection: close\r\n\r\n".encode()
@@ -533,13 +533,13 @@ def test_fifty_viewers_see_the_same_and_a_fifty_first_is_told_to_come_back(
 ) -> None:
     stand = DashboardStand(tmp_path, server[1], changes={"viewers": 50}).start()
     seen: list[int] = []
-    opened = threading.Barrier(51, timeout=60)
+    opened = threading.Barrier(51, timeout=PATIENCE)
 
     def view() -> None:
-        with Viewer(stand.port, 60) as viewer:
+        with Viewer(stand.port) as viewer:
             viewer.until(lambda p: p.get("split"), "the first picture")
             opened.wait()
-            seen.append(viewer.until(lambda p: p["split"]["share"] == 66 and 66, "the change", 30))
+            seen.append(viewer.until(lambda p: p["split"]["share"] == 66 and 66, "the change"))
 
     threads = [threading.Thread(target=view, daemon=True) for _ in range(50)]
     try:
@@ -551,7 +551,7 @@ def test_fifty_viewers_see_the_same_and_a_fifty_first_is_told_to_come_back(
         assert stand.ask("GET", "/").status == 200, "a page can be loaded all the same"
         painter.registry.set_share(66, by="anna")
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE)
         assert seen == [66] * 50
     finally:
         stand.process.end()
@@ -560,16 +560,17 @@ def test_fifty_viewers_see_the_same_and_a_fifty_first_is_told_to_come_back(
 def test_it_ends_at_once_although_pages_listen(dashboard: DashboardStand) -> None:
     with Viewer(dashboard.port) as viewer:
         viewer.until(lambda p: p.get("split"), "the first picture")
-        began = time.monotonic()
+        dashboard.process.send(signal.SIGTERM)
+        # To its end: a connection that the end of the process tears is none.
+        assert {kind for kind, _ in viewer.events()} <= {"state", "patch"}
         dashboard.process.end()
-        assert time.monotonic() - began < 8
 
 
 def test_a_configuration_that_cannot_be_ends_it_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "dashboard.json").write_text('{"redis": {"addresses": ["127.0.0.1:1"]}}')
     done = subprocess.run(
         [sys.executable, "-m", "saltern.dashboard", "--config", str(tmp_path / "dashboard.json")],
-        capture_output=True, text=True, timeout=60, check=False, env={"PYTHONPATH": ":".join(map(str, OURS))},
+        capture_output=True, text=True, timeout=PATIENCE, check=False, env={"PYTHONPATH": ":".join(map(str, OURS))},
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.strip().count("\n") == 0
@@ -585,6 +586,4 @@ def test_nothing_is_written_by_looking(
         dashboard.ask("GET", "/why?q=canary")
         dashboard.ask("GET", "/metrics")
     after = Registry(client).snapshot(), client.xlen(JOURNAL), sorted(client.keys())
-    # What HAProxy sees is gone after five seconds by itself.
-    assert before[:2] == after[:2]
-    assert set(after[2]) <= set(before[2])
+    assert before == after

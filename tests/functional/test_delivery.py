@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import redis
 import yaml
-from pipeline_stand import QUICK, PipelineStand, until
+from host import until
+from pipeline_stand import QUICK, PipelineStand
 from redis_stand import RedisStand
 from saltern import artifact, delivery, events, provisioning, secrets, signing
 from saltern.alert_store import AlertStore
@@ -263,7 +264,7 @@ def worker(
 
 
 def said_by(stand: PipelineStand) -> dict[str, Any]:
-    (path,) = stand.records.outbox.iterdir()
+    (path,) = until(lambda: list(stand.records.outbox.glob("*.json")), "what the master shall hear")
     return json.loads(path.read_text())
 
 

@@ -6,11 +6,11 @@ import http.client
 import json
 import socket
 import threading
-import time
 from typing import Any
 
 import pytest
-from traffic_stand import Answer, Stand, ask, until
+from host import PATIENCE, until
+from traffic_stand import Answer, Stand, ask
 
 pytestmark = pytest.mark.functional
 
@@ -36,26 +36,41 @@ def await_phase(stand: Stand, id_: str, phase: str) -> None:
     until(lambda: observed(stand, id_).get("phase") == phase, f"{id_} {phase}")
 
 
-class Slow(threading.Thread):
-    """A client with one long request, on whichever server it is asked from."""
+def let_go(stand: Stand, id_: str) -> None:
+    """Have a server answer what it holds, asked past the proxy."""
+    link = http.client.HTTPConnection("127.0.0.1", stand.ports[id_], timeout=PATIENCE)
+    assert ask(link, "/let-go").status == 200
+    link.close()
 
-    def __init__(self, stand: Stand, id_: str, seconds: float) -> None:
-        super().__init__()
-        self.stand, self.id, self.seconds = stand, id_, seconds
+
+class Long(threading.Thread):
+    """A client with one request that its server answers only when it is told to."""
+
+    def __init__(self, stand: Stand, id_: str) -> None:
+        super().__init__(daemon=True)
+        self.stand, self.id = stand, id_
         self.answer: Answer | None = None
         self.error = ""
         self.start()
+        until(lambda: observed(stand, id_).get("sessions") == 1, "the long request open")
 
     def run(self) -> None:
-        link = http.client.HTTPConnection("127.0.0.1", self.stand.port, timeout=20)
+        link = http.client.HTTPConnection("127.0.0.1", self.stand.port, timeout=PATIENCE)
         while ask(link).instance == self.id:
             pass
         # The servers take turns and this client is alone: the next one is ours.
         try:
-            self.answer = ask(link, f"/slow?s={self.seconds}")
+            self.answer = ask(link, "/held")
         except (OSError, http.client.HTTPException) as error:
             self.error = repr(error)
         link.close()
+
+    def end(self, status: int = 200) -> Answer:
+        """Its answer, which was not lost."""
+        self.join(PATIENCE)
+        assert self.answer is not None, self.error
+        assert self.answer.status == status
+        return self.answer
 
 
 def test_a_server_goes_through_all_phases_and_no_request_is_lost(fleet: Stand) -> None:
@@ -76,7 +91,8 @@ def test_a_server_restarted_in_maintenance_loses_nothing(fleet: Stand) -> None:
         fleet.registry.want("prod1", "maint", by="test")
         await_phase(fleet, "prod1", "maint")
         fleet.backends["prod1"].end()
-        time.sleep(0.3)
+        before = load.total
+        until(lambda: load.total > before + 50, "traffic without it")
         fleet.start_backend("prod1")
         fleet.registry.want("prod1", "ready", by="test")
         await_phase(fleet, "prod1", "ready")
@@ -87,42 +103,39 @@ def test_a_server_restarted_in_maintenance_loses_nothing(fleet: Stand) -> None:
 
 
 def test_a_draining_server_gets_nothing_new_and_finishes_what_it_has(fleet: Stand) -> None:
-    slow = Slow(fleet, "prod1", 1.5)
-    until(lambda: observed(fleet, "prod1").get("sessions") == 1, "the long request open")
+    long = Long(fleet, "prod1")
     fleet.registry.want("prod1", "drain", by="test")
     await_phase(fleet, "prod1", "draining")
     assert {fleet.get().instance for _ in range(10)} == {"prod2"}
     assert observed(fleet, "prod1")["sessions"] == 1
+    let_go(fleet, "prod1")
     await_phase(fleet, "prod1", "idle")
-    slow.join()
-    assert slow.answer is not None, slow.error
-    assert (slow.answer.status, slow.answer.instance) == (200, "prod1")
+    assert long.end().instance == "prod1"
 
 
 def test_an_unregistered_server_finishes_what_it_has_under_its_own_name(fleet: Stand) -> None:
-    slow = Slow(fleet, "prod1", 1.5)
-    until(lambda: observed(fleet, "prod1").get("sessions") == 1, "the long request open")
+    long = Long(fleet, "prod1")
     fleet.registry.unregister("prod1", by="test")
     until(lambda: fleet.servers().get("prod1") == "drain/up", "prod1 leaving")
-    slow.join()
-    assert slow.answer is not None, slow.error
-    assert (slow.answer.status, slow.answer.instance, slow.answer.release) == (200, "prod1", "r1")
+    let_go(fleet, "prod1")
+    answer = long.end()
+    assert (answer.instance, answer.release) == ("prod1", "r1")
     fleet.await_servers({"prod2": "ready/up"})
 
 
 def test_a_websocket_counts_and_is_cut_after_the_limit_and_the_cut_is_reported(fleet: Stand) -> None:
-    with socket.create_connection(("127.0.0.1", fleet.port), 5) as link:
+    with socket.create_connection(("127.0.0.1", fleet.port), PATIENCE) as link:
         link.sendall(b"GET /upgrade HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
         assert b"101" in link.recv(4096)
         holder = until(
             lambda: next((i for i in ("prod1", "prod2") if observed(fleet, i).get("sessions") == 1), ""),
             "the websocket counted",
         )
-        fleet.registry.want(holder, "drain", limit_s=1.0, by="test")
+        fleet.registry.want(holder, "drain", limit_s=3600, by="test")
         await_phase(fleet, holder, "draining")
         link.sendall(b"still here")
         assert link.recv(4096) == b"still here"
-        link.settimeout(10)
+        fleet.registry.want(holder, "drain", limit_s=1, by="test")
         assert link.recv(4096) == b"", "cut"
         address = "{}:{}".format(*link.getsockname())
     await_phase(fleet, holder, "idle")
@@ -140,28 +153,26 @@ def test_a_websocket_counts_and_is_cut_after_the_limit_and_the_cut_is_reported(f
 
 
 def test_maintenance_waits_for_the_drain(fleet: Stand) -> None:
-    slow = Slow(fleet, "prod2", 1.0)
-    until(lambda: observed(fleet, "prod2").get("sessions") == 1, "the long request open")
+    long = Long(fleet, "prod2")
     fleet.registry.want("prod2", "maint", by="test")
     await_phase(fleet, "prod2", "draining")
     assert fleet.servers()["prod2"] == "drain/up"
+    let_go(fleet, "prod2")
     await_phase(fleet, "prod2", "maint")
-    slow.join()
-    assert slow.answer is not None, slow.error
-    assert slow.answer.status == 200
+    long.end()
 
 
 def test_a_drain_goes_on_where_it_was_after_the_controller_was_restarted(fleet: Stand) -> None:
-    slow = Slow(fleet, "prod1", 4)
-    until(lambda: observed(fleet, "prod1").get("sessions") == 1, "the long request open")
-    fleet.registry.want("prod1", "drain", limit_s=2, by="test")
-    await_phase(fleet, "prod1", "draining")
-    time.sleep(1)
+    long = Long(fleet, "prod1")
+    let_go(fleet, "prod2")
+    fleet.registry.want("prod1", "drain", limit_s=1, by="test")
+
+    def began() -> dict[str, float]:
+        return json.loads((fleet.state_dir / "controller.json").read_text())["drains"]
+
+    before = until(began, "the drain written down")
     fleet.controller.end(9)
     fleet.start_controller()
     await_phase(fleet, "prod1", "idle")
-    slow.join()
-    assert slow.answer is not None, slow.error
-    assert slow.answer.instance == "prod2", (
-        "cut on prod1 by a limit that began before the restart, and repeated"
-    )
+    assert long.end().instance == "prod2", "cut on prod1, and repeated"
+    assert began() == before

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import redis
+from host import folder_in_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.backoff import ConstantBackoff
@@ -23,7 +22,7 @@ TAG = "saltern/instance/prod1/present"
 @pytest.fixture(scope="module")
 def server() -> Iterator[redis.Redis]:
     """A Redis of our own, on a socket."""
-    folder = Path(tempfile.mkdtemp(prefix="redis-"))
+    folder = folder_in_memory("redis-")
     process = subprocess.Popen(
         [
             "redis-server",

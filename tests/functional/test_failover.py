@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
 
 import pytest
+from host import until
 from saltern.observed import pool_totals, read_observed, read_windows
-from traffic_stand import Machine, Stand, dying_server, until
+from traffic_stand import Machine, Stand, dying_server
 
 pytestmark = pytest.mark.functional
 
@@ -28,20 +30,21 @@ def fleet(stand: Stand) -> Stand:
 def test_a_canary_killed_under_load_costs_no_request_and_comes_back_by_itself(fleet: Stand) -> None:
     with fleet.loading(clients=16) as load:
         for _ in range(5):
-            time.sleep(0.2)
+            before = load.count(pool="canary")
+            until(lambda: load.count(pool="canary") > before + 10, "canary traffic")  # noqa: B023 - awaited here
             fleet.backends["staging1"].end(signal.SIGKILL)
             fleet.await_share(0)
             fleet.start_backend("staging1")
             fleet.await_share(30)
     assert not load.failures
     assert load.count(status=200) == load.total
-    assert load.count(pool="canary") > 0
 
 
 def test_a_production_server_killed_under_load_costs_no_request(fleet: Stand) -> None:
     with fleet.loading(clients=16) as load:
         for id_ in ("prod1", "prod2"):
-            time.sleep(0.2)
+            before = load.total
+            until(lambda: load.total > before + 50, "traffic")  # noqa: B023 - awaited in the loop
             fleet.backends[id_].end(signal.SIGKILL)
             until(lambda: "down" in fleet.servers()[id_], f"{id_} down")  # noqa: B023 - awaited in the loop
             fleet.start_backend(id_)
@@ -59,7 +62,7 @@ def test_with_the_canary_refusing_connections_the_next_request_goes_to_productio
 def test_a_canary_with_a_failing_health_check_gets_nothing_until_it_has_settled(
     make_stand: Callable[..., Stand],
 ) -> None:
-    stand = make_stand(canary={"settle_s": 1.5})
+    stand = make_stand(canary={"settle_s": 1})
     stand.start()
     for id_ in ("prod1", "staging1"):
         stand.add(id_)
@@ -67,13 +70,14 @@ def test_a_canary_with_a_failing_health_check_gets_nothing_until_it_has_settled(
     stand.get("/mode?health=503", {"X-Saltern-Canary": "always"})
     stand.await_share(0)
     stand.await_status(lambda s: s["share_reason"] == "no canary is healthy", "the reason")
+    said = stand.controller.log.stat().st_size
     stand.backends["staging1"].end(signal.SIGKILL)
     stand.start_backend("staging1")
-    stand.await_up("staging1")
-    up = time.monotonic()
-    stand.await_status(lambda s: "settling" in s["share_reason"], "settling")
     stand.await_share(30)
-    assert time.monotonic() - up > 1.0
+    told = stand.controller.log.read_text()[said:]
+    assert re.findall(r"the canary gets (.*)", told) == [
+        "0 %: the canary is healthy again, settling for 1 s", "30 %: as the registry says",
+    ]  # fmt: skip
 
 
 def test_errors_above_the_hard_limit_turn_the_canary_off_until_a_person_turns_it_on(fleet: Stand) -> None:
@@ -178,7 +182,7 @@ def test_haproxy_restarted_with_controller_and_redis_away_has_its_servers_and_sp
     expected = {"prod1": "ready/up", "prod2": "ready/up", "prod3": "drain/up", "staging1": "ready/up"}
     fleet.await_servers(expected)
     until(lambda: (fleet.state_dir / "split.acl").read_text() == "0:44\n", "the split on disk")
-    time.sleep(0.5)
+    until(lambda: fleet.wishes(on_disk=True) == fleet.wishes(), "the servers on disk")
     fleet.controller.end(signal.SIGKILL)
     fleet.redis.end(signal.SIGKILL)
     fleet.haproxy.end(signal.SIGTERM)
@@ -285,7 +289,7 @@ def test_what_haproxy_sees_is_published_and_expires_with_the_controller(fleet: S
     prod, canary = requests()
     assert canary > 0
     assert prod + canary == 200
-    rows = read_windows(fleet.client, time.time() - 60, time.time() + 1)
+    rows = read_windows(fleet.client, time.time() - 600, time.time() + 1)
     totals = pool_totals(rows, "canary")
     assert totals is not None
     assert (totals["requests"], totals["errors"]) == (canary, 0)
@@ -293,7 +297,8 @@ def test_what_haproxy_sees_is_published_and_expires_with_the_controller(fleet: S
     assert 0 < len(totals["latency_ms"]) <= len(rows)
     assert pool_totals([], "prod") is None
     fleet.controller.end(signal.SIGKILL)
-    assert 0 < fleet.client.ttl("saltern:observed") <= 5
+    # Gone already, or about to be.
+    assert fleet.client.ttl("saltern:observed") in (-2, *range(6))
     fleet.client.delete("saltern:observed")
     assert read_observed(fleet.client) is None
 
@@ -306,7 +311,7 @@ def test_a_failed_request_that_production_answered_is_an_error_of_the_canary(fle
         asked = time.time()
         until(
             lambda: (
-                (t := pool_totals(read_windows(fleet.client, asked - 5, time.time() + 1), "canary"))
+                (t := pool_totals(read_windows(fleet.client, asked - 600, time.time() + 1), "canary"))
                 and t["errors"] >= 1
             ),
             "the error in a window",
@@ -316,7 +321,7 @@ def test_a_failed_request_that_production_answered_is_an_error_of_the_canary(fle
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
 def test_a_canary_that_dies_without_a_word_costs_no_request(make_stand: Callable[..., Stand]) -> None:
-    stand = make_stand()
+    stand = make_stand(check={"timeout_ms": 1000}, timeout={"connect_ms": 1000, "unacked_ms": 2000})
     stand.start()
     for id_ in ("prod1", "prod2"):
         stand.add(id_)

@@ -14,11 +14,12 @@ import pytest
 import redis
 import yaml
 from admin_stand import OURS
+from host import PATIENCE, free_port
 from openfeature_redis import flagset
 from saltern import secrets
 from saltern.fleet import REPOSITORY, Fleet
 from test_admin_runners import runner
-from traffic_stand import free_port, redis_process, redis_server
+from traffic_stand import redis_process, redis_server
 
 pytestmark = pytest.mark.functional
 
@@ -225,7 +226,7 @@ def test_an_edit_that_another_came_before_is_made_again_on_what_is_there_then(
 def seed(port: int, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Run what the state runs."""
     config = folder / "admin.json"
-    config.write_text(json.dumps({"redis": {"addresses": [f"127.0.0.1:{port}"]}}))
+    config.write_text(json.dumps({"redis": {"addresses": [f"127.0.0.1:{port}"], "timeout_s": 10}}))
     flags = folder / "flags.json"
     if not flags.exists():
         shutil.copy(SEED, flags)
@@ -240,7 +241,7 @@ def seed(port: int, folder: Path, *more: str) -> subprocess.CompletedProcess[str
         *more,
     ]
     path = {"PYTHONPATH": ":".join(map(str, OURS))}
-    return subprocess.run(command, env=path, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=path, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_the_first_flags_are_written_once_and_nobodys_change_is_overwritten(
@@ -268,7 +269,7 @@ def test_the_first_flags_are_written_once_and_nobodys_change_is_overwritten(
 def test_the_first_flags_wait_for_a_redis_that_is_only_being_made(tmp_path: Path) -> None:
     port = free_port()
     config, flags = tmp_path / "admin.json", tmp_path / "flags.json"
-    config.write_text(json.dumps({"redis": {"addresses": [f"127.0.0.1:{port}"]}}))
+    config.write_text(json.dumps({"redis": {"addresses": [f"127.0.0.1:{port}"], "timeout_s": 10}}))
     shutil.copy(SEED, flags)
     path = {"PYTHONPATH": ":".join(map(str, OURS))}
     command = [sys.executable, "-m", "saltern.flag_seed", "--config", str(config), "--flags", str(flags)]
@@ -278,7 +279,7 @@ def test_the_first_flags_wait_for_a_redis_that_is_only_being_made(tmp_path: Path
     process = redis_process(folder, port)
     process.start()
     try:
-        said, _ = waiting.communicate(timeout=60)
+        said, _ = waiting.communicate(timeout=PATIENCE)
         assert said.splitlines()[-1].startswith("changed=yes")
     finally:
         waiting.kill()

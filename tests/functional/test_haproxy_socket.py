@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from host import PATIENCE
 from saltern.haproxy import HAProxyError, Rejected, Runtime, Truncated, Unreachable
 from traffic_stand import Stand
 
@@ -17,7 +18,9 @@ pytestmark = pytest.mark.functional
 
 
 @contextlib.contextmanager
-def answering(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[Runtime]:
+def answering(
+    path: Path, answer: Callable[[socket.socket], None], timeout_s: float = PATIENCE
+) -> Iterator[Runtime]:
     """Something on the socket that answers its own way."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -31,8 +34,18 @@ def answering(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[R
                         link.recv(65536)
                         answer(link)
 
-        threading.Thread(target=serve, daemon=True).start()
-        yield Runtime(path, timeout_s=0.3)
+        serving = threading.Thread(target=serve)
+        serving.start()
+        try:
+            yield Runtime(path, timeout_s)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            serving.join()
+
+
+def silent(link: socket.socket) -> None:
+    """Not a word, until the other side has had enough."""
+    link.recv(1)
 
 
 def trickle(link: socket.socket) -> None:
@@ -48,7 +61,7 @@ SICK: list[tuple[str, Callable[[socket.socket], None], type[HAProxyError]]] = [
     ("stops in a line", lambda link: link.sendall(b"1\n# be_id be_na"), Truncated),
     ("stops between lines", lambda link: link.sendall(b"1\n# be_id be_name\n"), Truncated),
     ("answers another question", lambda link: link.sendall(b"Unknown command.\n\n"), Truncated),
-    ("says nothing", lambda link: time.sleep(1), Unreachable),
+    ("says nothing", silent, Unreachable),
     ("never ends", trickle, Unreachable),
     ("sends no text", lambda link: link.sendall(b"\xff\xfe\x00\n\n"), Truncated),
 ]
@@ -58,7 +71,8 @@ SICK: list[tuple[str, Callable[[socket.socket], None], type[HAProxyError]]] = [
 def test_a_sick_socket_is_an_exception_in_time(
     what: str, answer: Callable[[socket.socket], None], error: type[HAProxyError], tmp_path: Path
 ) -> None:
-    with answering(tmp_path / "s", answer) as runtime, pytest.raises(error, match=r"^haproxy: "):
+    patience = 0.3 if error is Unreachable else PATIENCE
+    with answering(tmp_path / "s", answer, patience) as runtime, pytest.raises(error, match=r"^haproxy: "):
         runtime.servers("prod")
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import redis
+from host import PATIENCE, free_port, until
 from saltern import journal
 from saltern.errors import SalternError
 from saltern.registry import Registry
-from traffic_stand import free_port, redis_process, until
+from traffic_stand import redis_process
 
 pytestmark = pytest.mark.functional
 
@@ -80,6 +81,6 @@ def test_new_lines_are_followed(client: redis.Redis) -> None:
     until(lambda: len(seen) == 1, "what was there already")
     registry.note("other.test", "x", {}, by="nobody")
     registry.note("canary.test", "canary", {}, by="last")
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
     assert [line.rpartition("by ")[2] for line in seen] == ["before", "last"]

@@ -25,7 +25,8 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from pipeline_stand import QUICK, PipelineStand, until
+from host import PATIENCE, free_port, until
+from pipeline_stand import QUICK, PipelineStand
 from saltern import artifact, workplace
 from saltern.fleet import home
 from saltern.local.image import WHEELHOUSE
@@ -179,13 +180,11 @@ def test_a_product_with_no_tests_fails_and_says_what_to_do(make_stand, bare_pyth
 
 def test_what_a_test_leaves_running_neither_holds_the_build_up_nor_outlives_it(stand):
     leaves = (
-        '[build]\ncommands = [["sh", "-c", "sleep 600 & echo $! >/dev/stderr"]]\n' + QUICK["saltern.toml"]
+        '[build]\ncommands = [["sh", "-c", "sleep 6000 & echo $! >/dev/stderr"]]\n' + QUICK["saltern.toml"]
     )
     stand.start()
     stand.commit({**QUICK, "saltern.toml": leaves})
-    began = time.monotonic()
     stand.push("staging").ended()
-    assert time.monotonic() - began < 30
     (build,) = stand.builds()
     assert build.state == "passed"
     pid = next(int(line) for line in stand.records.log(build.id).read_text().splitlines() if line.isdecimal())
@@ -483,11 +482,8 @@ def mail_server(port: int = 0) -> Iterator[SimpleNamespace]:
             box.append(envelope)
             return "250 OK"
 
-    if not port:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-    controller = Controller(Handler(), hostname="127.0.0.1", port=port)
+    port = port or free_port()
+    controller = Controller(Handler(), hostname="127.0.0.1", port=port, ready_timeout=PATIENCE)
     controller.start()
     try:
         yield SimpleNamespace(box=box, port=port)
@@ -552,7 +548,7 @@ def test_a_mail_waits_for_a_mail_server_that_is_away_and_for_a_worker_that_was_r
 def get(url: str, method: str = "GET", **headers: str) -> tuple[int, str]:
     request = urllib.request.Request(url, method=method, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")
@@ -577,7 +573,7 @@ def test_builds_artifacts_and_logs_can_be_read_over_http_and_cancelling_needs_th
         page = get(f"{base}/builds/{build.id}")[1]
         assert "&lt;script&gt;alert(1)" in page and "<script" not in page
         assert build.id in get(f"{base}/builds")[1]
-        with urllib.request.urlopen(f"{base}/artifacts/{build.release}.tar.gz", timeout=10) as answer:
+        with urllib.request.urlopen(f"{base}/artifacts/{build.release}.tar.gz", timeout=PATIENCE) as answer:
             assert hashlib.sha256(answer.read()).hexdigest() == build.sha256
         for path in (
             "/api/builds/../../x",

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
+from host import until
 from saltern import reacting, secrets, signing
 from saltern.alert_store import Alert, AlertStore
 from saltern.fleet import Fleet
 from saltern.reacting import Reflexes
 from test_admin_runners import api, fleet, runner, stand  # noqa: F401
 from test_reflexes import TAG, VALUES, journal, signed, watched  # noqa: F401
-from traffic_stand import Stand, until
+from traffic_stand import Stand
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +109,7 @@ def test_a_machine_that_says_too_much_is_told_of_and_its_last_word_is_written(st
     reflexes = Reflexes(fleet)
     path = fleet.pillar_dir / "alerts.sls"
     content = yaml.safe_load(path.read_text())
-    content["alerts"]["rate"] = {"burst": 2, "per_minute": 600}
+    content["alerts"]["rate"] = {"burst": 2, "per_minute": 20}
     path.write_text(yaml.safe_dump(content))
     for n in range(11):
         reflexes.hear(*edge(fleet, "prod1", "cpu/high" if n % 2 == 0 else "cpu/ok"))

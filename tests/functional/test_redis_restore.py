@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis_stand import RedisStand, until
+from redis_stand import CALM, RedisStand, until
 from saltern import rdb, redis_runs
 from saltern.errors import SalternError
 
@@ -54,7 +54,7 @@ class Salt:
 
 
 def test_a_wiped_fleet_gets_its_data_back_and_replicas_and_sentinel_with_it(make_redis) -> None:
-    stand = make_redis()
+    stand = make_redis(sentinel=dict(CALM))
     client = stand.client()
     client.hset("saltern:split", "share", "30")
     client.rpush("list", *map(str, range(1000)))

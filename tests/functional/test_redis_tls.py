@@ -9,8 +9,8 @@ import redis
 from openfeature.evaluation_context import EvaluationContext
 from openfeature_redis import RedisProvider, flagset
 from product.config import parse as parse_product
-from product.store import Store
-from redis_stand import RedisStand, until
+from product.store import Store, Unavailable
+from redis_stand import CALM, RedisStand, until
 from saltern import certificates, rdb
 from saltern.redis_link import connect
 
@@ -20,13 +20,20 @@ def stand(make_redis: Callable[..., RedisStand]) -> RedisStand:
     return make_redis(tls=True)
 
 
+def saved(store: Store) -> bool:
+    try:
+        return store.add("milk", "k1").title == "milk"
+    except Unavailable:
+        return False
+
+
 def test_everybody_speaks_tls_through_an_election_too(stand: RedisStand, tmp_path) -> None:
     document = {**stand.config("product"), "instance": "prod1", "pool": "prod", "state_dir": str(tmp_path)}
     settings = parse_product(document)
     store = Store(settings.redis, settings.state_dir)
     store.start()
     try:
-        store.add("milk", "k1")
+        until(lambda: saved(store), "the first write")
         stand.client().set("kept", "1")
         old = stand.primary()
         copy = rdb.take(
@@ -79,7 +86,7 @@ def test_who_speaks_plainly_is_not_heard_and_a_stranger_is_not_believed(stand: R
 
 
 def test_tls_is_switched_on_in_a_fleet_that_lives(make_redis: Callable[..., RedisStand]) -> None:
-    stand = make_redis()
+    stand = make_redis(sentinel=dict(CALM))
     stand.client().set("kept", "1")
     was = stand.primary()
     stand.change(tls=True)

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import yaml
 from alert_stand import AlertStand
+from host import PATIENCE, free_port, until
 from saltern import secrets, signing
 from saltern.alert_store import AlertStore
 from saltern.alertmanager import Alertmanager
 from saltern.fleet import Fleet, write_atomically
 from test_admin_runners import api, fleet, runner, stand  # noqa: F401
-from traffic_stand import Process, Stand, free_port, until
+from traffic_stand import Process, Stand
 
 VALUES = {"percent": 93.0, "high": 50, "low": 40, "cpus": 1.0, "services": {"product": 91.0}, "since": 1.5}
 TAG = "salt/beacon/staging1/cpu/high"
@@ -207,8 +208,8 @@ def watched(stand: Stand, fleet: Fleet, tmp_path: Path) -> Iterator[Alertmanager
         tmp_path / "alertmanager.log",
     )  # fmt: skip
     process.start()
-    made = Alertmanager(f"http://127.0.0.1:{port}")
-    until(lambda: AlertStand.answers(made), "Alertmanager answering", 20)
+    made = Alertmanager(f"http://127.0.0.1:{port}", PATIENCE)
+    until(lambda: AlertStand.answers(made), "Alertmanager answering")
     yield made
     process.end()
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import redis
+from host import free_port, until
 from saltern import registry
 from saltern.redis_link import connect
 from saltern.registry import Change, Conflict, Instance, Registry, RegistryError, UnknownInstance
-from traffic_stand import Process, free_port, redis_server, until
+from traffic_stand import Process, redis_server
 
 pytestmark = pytest.mark.functional
 
@@ -374,7 +375,7 @@ def test_the_documented_rights_suffice_for_everything_the_registry_does(reg: Reg
 
 
 def test_after_a_failover_the_writers_reach_the_new_primary(tmp_path: Path) -> None:
-    first, first_port = redis_server(tmp_path / "a")
+    first, first_port = redis_server(tmp_path / "a", "--repl-diskless-sync-delay", "0")
     second, second_port = redis_server(tmp_path / "b", "--replicaof", "127.0.0.1", str(first_port))
     sentinel_port = free_port()
     file = tmp_path / "sentinel.conf"
@@ -387,7 +388,7 @@ def test_after_a_failover_the_writers_reach_the_new_primary(tmp_path: Path) -> N
     sentinel.start()
     try:
         config = {
-            "redis": {"addresses": [f"127.0.0.1:{first_port}"], "timeout_s": 0.5},
+            "redis": {"addresses": [f"127.0.0.1:{first_port}"], "timeout_s": 5},
             "sentinel": {
                 "addresses": [f"127.0.0.1:{free_port()}", f"127.0.0.1:{sentinel_port}"],
                 "service": "saltern",
@@ -416,7 +417,7 @@ def test_after_a_failover_the_writers_reach_the_new_primary(tmp_path: Path) -> N
                 except redis.RedisError:
                     return False
 
-            until(writes, "a write on the new primary", 20, 0.1)
+            until(writes, "a write on the new primary", pause=0.1)
             assert reg.snapshot().split.share == 17
             assert "prod1" in reg.snapshot().instances
             with redis.Redis(port=second_port, decode_responses=True) as promoted:

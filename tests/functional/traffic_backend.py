@@ -3,15 +3,15 @@
     python traffic_backend.py PORT NAME
 
 It claims to be someone else in every header the proxy sets, which must never reach a client. ``/health`` says
-200, ``/slow?s=2`` takes its time, ``/mode?status=500`` makes every later answer (not /health) that status,
-``/mode?health=503`` the same for /health, ``/upgrade`` switches protocols and echoes. The body is the name.
+200, ``/held`` is answered once ``/let-go`` was asked for, ``/mode?status=500`` makes every later answer (not
+/health) that status, ``/mode?health=503`` the same for /health, ``/upgrade`` switches protocols and echoes. The
+body is the name.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +21,7 @@ class Product(BaseHTTPRequestHandler):
     wbufsize = 65536
     disable_nagle_algorithm = True
     mode = {"status": 200, "health": 200}  # noqa: RUF012 - one process, one mode
+    let_go = threading.Event()
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -33,8 +34,10 @@ class Product(BaseHTTPRequestHandler):
             return self.answer(200)
         if url.path == "/upgrade":
             return self.echo()
-        if url.path == "/slow":
-            time.sleep(float(query["s"]))
+        if url.path == "/held":
+            self.let_go.wait()
+        if url.path == "/let-go":
+            self.let_go.set()
         return self.answer(self.mode["status"])
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET

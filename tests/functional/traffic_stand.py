@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,31 +25,13 @@ from typing import Any
 import jinja2
 import redis
 import yaml
-from saltern.haproxy import Runtime, parse_acl
+from host import PATIENCE, free_port, until
+from saltern.haproxy import Runtime, parse_acl, parse_servers
 from saltern.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    """A TCP port nobody listens on."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.bind((address, 0))
-        return probe.getsockname()[1]
-
-
-def until(condition: Callable[[], Any], what: str, seconds: float = 10.0, pause: float = 0.01) -> Any:
-    """Wait for a condition and return its value; TimeoutError names what never came."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() >= deadline:
-            raise TimeoutError(f"{what} did not happen within {seconds:g} s")
-        time.sleep(pause)
 
 
 def default_pillar() -> dict[str, Any]:
@@ -104,7 +85,7 @@ class Process:
         if self.popen.poll() is None:
             self.popen.send_signal(number)
             try:
-                self.popen.wait(10)
+                self.popen.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.popen.kill()
                 self.popen.wait()
@@ -250,6 +231,10 @@ class Stand:
                 "chroot": "",
                 "maxconn": 2000,
                 "canary": {"settle_s": 0.2},
+                # A server is found to be gone because it refuses, not because this host is slow.
+                "check": {"timeout_ms": 5000, "interval_ms": 100, "fast_ms": 50, "down_ms": 50},
+                "controller": {"poll_ms": 100},
+                "timeout": {"connect_ms": 5000, "unacked_ms": 10_000},
             },
         )
         merge(self.traffic, changes or {})
@@ -264,9 +249,9 @@ class Stand:
         )
         self.backends: dict[str, Process] = {}
         self.ports: dict[str, int] = {}
-        self.client = redis.Redis(port=self.redis_port, decode_responses=True)
+        self.client = redis.Redis(port=self.redis_port, decode_responses=True, socket_timeout=PATIENCE)
         self.registry = Registry(self.client)
-        self.runtime = Runtime(self.socket)
+        self.runtime = Runtime(self.socket, PATIENCE)
 
     # -- starting and stopping
 
@@ -288,8 +273,8 @@ class Stand:
         """The controller's configuration out of the pillar, as the proxy state makes it."""
         limits = ("settle_s", "error_limit_pct", "error_window_s", "error_min_requests")
         return {
-            "redis": {"addresses": [f"127.0.0.1:{self.redis_port}"], "timeout_s": 0.5},
-            "haproxy": {"socket": str(self.socket), "state_dir": str(self.state_dir)},
+            "redis": {"addresses": [f"127.0.0.1:{self.redis_port}"], "timeout_s": 2.0},
+            "haproxy": {"socket": str(self.socket), "state_dir": str(self.state_dir), "timeout_ms": 5000},
             "controller": {"status_file": str(self.status_file), **self.traffic["controller"]},
             "canary": {name: self.traffic["canary"][name] for name in limits},
             "drain": self.traffic["drain"],
@@ -315,7 +300,7 @@ class Stand:
     def _haproxy_answers(self) -> bool:
         with contextlib.suppress(Exception):
             self.runtime.ask(["show info"])
-            with socket.create_connection(("127.0.0.1", self.port), 1):
+            with socket.create_connection(("127.0.0.1", self.port), PATIENCE):
                 return True
         return False
 
@@ -375,31 +360,40 @@ class Stand:
                 seen.setdefault(ids[s.name], set()).add(f"{s.admin_state}/{'up' if s.up else 'down'}")
         return {id_: "+".join(sorted(states)) for id_, states in seen.items()}
 
+    def wishes(self, on_disk: bool = False) -> dict[tuple[str, str], str]:
+        """What every server is told to be, by HAProxy itself or by what it would start from."""
+        servers = (
+            parse_servers((self.state_dir / "servers.state").read_text())
+            if on_disk
+            else self.runtime.servers("prod", "canary")
+        )
+        return {(s.backend, s.name): s.admin_state for s in servers if s.backend in ("prod", "canary")}
+
     def share(self) -> int:
         """The share HAProxy draws with."""
         ranges = parse_acl(self.runtime.ask([f"show acl {self.state_dir}/split.acl"])[0])
         return max((int(text.partition(":")[2]) + 1 for text in ranges), default=0)
 
-    def await_servers(self, wanted: Mapping[str, str], seconds: float = 10.0) -> None:
+    def await_servers(self, wanted: Mapping[str, str]) -> None:
         """Wait until HAProxy's servers are these, or fail telling what they are."""
         try:
-            until(lambda: self.servers() == wanted, "", seconds)
-        except TimeoutError:
-            raise AssertionError(f"servers are {self.servers()}, not {dict(wanted)}") from None
+            until(lambda: self.servers() == wanted, "HAProxy's servers")
+        except AssertionError as error:
+            raise AssertionError(f"servers are {self.servers()}, not {dict(wanted)}") from error
 
-    def await_share(self, share: int, seconds: float = 10.0) -> None:
+    def await_share(self, share: int) -> None:
         """Wait until the effective share is this."""
-        until(lambda: self.share() == share, f"share {share}", seconds)
+        until(lambda: self.share() == share, f"share {share}")
 
-    def await_up(self, *ids: str, seconds: float = 10.0) -> None:
+    def await_up(self, *ids: str) -> None:
         """Wait until these instances take requests."""
-        until(lambda: all(self.servers().get(id_) == "ready/up" for id_ in ids), f"{ids} up", seconds)
+        until(lambda: all(self.servers().get(id_) == "ready/up" for id_ in ids), f"{ids} up")
 
     # -- clients
 
     def get(self, path: str = "/", headers: Mapping[str, str] | None = None, method: str = "GET") -> Answer:
         """One request on a connection of its own."""
-        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             return ask(link, path, headers, method)
         finally:
@@ -419,7 +413,7 @@ class Stand:
         load, lock, stop = Load(), threading.Lock(), threading.Event()
 
         def client() -> None:
-            link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+            link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
             done = 0
             while not stop.is_set() and (each is None or done < each):
                 done += 1
@@ -492,7 +486,7 @@ def dying_server() -> tuple[socket.socket, list[bytes]]:
 
 def _listens(address: str, port: int) -> bool:
     try:
-        with socket.create_connection((address, port), 0.2):
+        with socket.create_connection((address, port), PATIENCE):
             return True
     except OSError:
         return False

@@ -7,10 +7,9 @@ is the minions' default, and the reaction that configures a machine when it come
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +21,15 @@ import jinja2
 import pytest
 import redis
 import yaml
+from host import PATIENCE, folder_in_memory, free_port, until
 from saltern import master as salt_master
 from saltern import pillar, secrets
 from saltern.fleet import REPOSITORY, Fleet
 
+LONGEST = 280.0
+"""Seconds that Salt's own programs may take to start, or to do something: longer than anything they are asked for."""
+RUN = re.compile(r"salt/run/[0-9]+/(new|ret)\Z")
+"""What the master says when a runner begins and when it has ended."""
 IDS = ("proxy1", "redis1", "prod1", "staging1", "ops1")
 ADDRESSES = {
     "proxy1": "10.99.0.10",
@@ -37,36 +41,10 @@ ADDRESSES = {
 }
 
 
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """Wait for a condition and return its value.
-
-    :raises AssertionError: it did not come true in time
-    """
-    end = time.monotonic() + seconds
-    while True:
-        if value := condition():
-            return value
-        assert time.monotonic() < end, f"{what} did not happen within {seconds:g} s"
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="session")
-def until() -> Callable[..., Any]:
-    """Wait for a condition and return its value."""
-    return wait_until
-
-
 @pytest.fixture(scope="session")
 def home() -> Iterator[Path]:
     """A folder with a short name: sockets lie in it."""
-    folder = Path(tempfile.mkdtemp(prefix="salt-"))
+    folder = folder_in_memory("salt-")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -121,7 +99,7 @@ class RedisServer:
              "--aclfile", str(self.folder / "users.acl")],
             stdout=(self.folder / "log").open("ab"),
         )  # fmt: skip
-        wait_until(self.answers, "an answer from Redis")
+        until(self.answers, "an answer from Redis")
 
     def answers(self) -> bool:
         try:
@@ -143,7 +121,7 @@ class RedisServer:
                 username=name,
                 password=self.passwords[name],
                 decode_responses=True,
-                socket_timeout=5,
+                socket_timeout=PATIENCE,
             )
         return self.clients[name]
 
@@ -175,7 +153,11 @@ def salt_factories_config(home: Path) -> dict[str, Any]:
     """Where the daemons live; the master imports `saltern` from this checkout."""
     ours = [str(REPOSITORY / "services"), str(REPOSITORY / "services" / "flags" / "src")]
     path = os.pathsep.join([*ours, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {"root_dir": home / "salt", "environ": {**os.environ, "PYTHONPATH": path}, "start_timeout": 120}
+    return {
+        "root_dir": home / "salt",
+        "environ": {**os.environ, "PYTHONPATH": path},
+        "start_timeout": LONGEST,
+    }
 
 
 def master_settings(fleet: Fleet) -> dict[str, Any]:
@@ -203,6 +185,9 @@ def salt(salt_factories: Any, fleet: Fleet, redis_server: RedisServer) -> Iterat
         "auto_accept": True,  # in a fleet, salt-cloud accepts the key of the machine it makes
         "peer": {".*": None},  # the factory grants test.*
         "worker_threads": 3,
+        # How long `salt` waits for minions: for those that are slow, too.
+        "timeout": 60,
+        "gather_job_timeout": 60,
         "log_level_logfile": "warning",
     }
     daemon = salt_factories.salt_master_daemon("master", overrides=overrides)
@@ -220,7 +205,7 @@ class Fleetlike:
 
     def call(self, minion: str, function: str, *arguments: object, **keywords: object) -> Any:
         """What a function answers on a minion."""
-        answer = self.client.cmd(minion, function, arg=arguments, kwarg=keywords, timeout=60)
+        answer = self.client.cmd(minion, function, arg=arguments, kwarg=keywords, timeout=PATIENCE)
         assert minion in answer, f"{minion} did not answer {function}"
         return answer[minion]
 
@@ -253,6 +238,23 @@ def minions(salt: Any, fleet: Fleet) -> Iterator[Fleetlike]:
             list(pool.map(lambda daemon: daemon.terminate(), daemons))
 
 
+def hear(source: Any) -> None:
+    """Wait until a listener hears what is said: the master says nothing to a connection it has not seen yet."""
+    said = f"saltern/test/{time.monotonic_ns()}"
+
+    def heard() -> bool:
+        source.fire_event({}, said)
+        return source.get_event(wait=0.5, tag=said) is not None
+
+    until(heard, "the bus")
+
+
+@pytest.fixture(scope="session")
+def await_bus() -> Callable[[Any], None]:
+    """Wait until a listener hears what is said."""
+    return hear
+
+
 @dataclass
 class Bus:
     """The master's event bus, as it goes by."""
@@ -261,7 +263,7 @@ class Bus:
     seen: list[tuple[str, dict]] = field(default_factory=list)
 
     def wait_for(
-        self, wanted: Callable[[str, dict], bool], count: int = 1, seconds: float = 30.0
+        self, wanted: Callable[[str, dict], bool], count: int = 1, seconds: float = PATIENCE
     ) -> list[dict]:
         """The next `count` events that are wanted.
 
@@ -280,6 +282,16 @@ class Bus:
                     found.append(event["data"])
         return found
 
+    def settle(self) -> None:
+        """Wait until all that was said is reacted to, so that no reaction falls into the next test."""
+        last = f"saltern/instance/nobody{time.monotonic_ns()}/present"
+        self.source.fire_event({"id": "nobody", "data": {}}, last)
+        self.wait_for(lambda tag, data: tag.endswith("/ret") and last in str(data.get("fun_args")))
+        new = {tag[: -len("/new")] for tag, _ in self.seen if RUN.match(tag) and tag.endswith("/new")}
+        over = {tag[: -len("/ret")] for tag, _ in self.seen if RUN.match(tag) and tag.endswith("/ret")}
+        for run in new - over:
+            self.wait_for(lambda tag, data, run=run: tag == f"{run}/ret")
+
     def reactions(self, count: int = 1, runner: str | None = "registry") -> list[dict]:
         """What the next `count` functions of a runner, or of any, that a reactor called have answered."""
         prefix = f"runner.{runner}." if runner else "runner."
@@ -294,7 +306,10 @@ def bus(salt: Any) -> Iterator[Bus]:
     from salt.utils.event import get_event
 
     with get_event("master", sock_dir=salt.config["sock_dir"], opts=dict(salt.config), listen=True) as source:
-        yield Bus(source)
+        hear(source)
+        bus = Bus(source)
+        yield bus
+        bus.settle()
 
 
 @pytest.fixture(scope="session")
@@ -321,7 +336,7 @@ def run_in(
     def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(
             [salt_master.program(program), *arguments], cwd=workplace, env=salt_factories_config["environ"],
-            capture_output=True, text=True, timeout=120, check=False,
+            capture_output=True, text=True, timeout=LONGEST, check=False,
         )  # fmt: skip
 
     return run

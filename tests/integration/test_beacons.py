@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from host import until
 from saltern import events, secrets
 from saltern.alert_store import AlertStore
 from saltern.registry import Registry
@@ -40,7 +41,7 @@ def feel(minions: Any, shipped_pillar: Any) -> Iterator[Callable[[int], None]]:
 
 
 def test_a_machine_that_feels_pressure_turns_the_canary_off_and_raises_an_alert(
-    minions, bus, registry_empty, feel, until
+    minions, bus, registry_empty, feel
 ):
     feel(0)
     (event,) = bus.wait_for(lambda tag, data: tag == HIGH)
@@ -64,7 +65,7 @@ def test_a_machine_that_feels_pressure_turns_the_canary_off_and_raises_an_alert(
     assert "canary" in Registry(registry_empty).snapshot().latches
 
 
-def test_a_forged_event_of_another_machine_has_no_effect_but_an_alert(minions, bus, registry_empty, until):
+def test_a_forged_event_of_another_machine_has_no_effect_but_an_alert(minions, bus, registry_empty):
     minions.says("prod1", HIGH, {"machine": "staging1", "counter": time.time_ns(), "values": {"percent": 99}})
     (reaction,) = bus.reactions(1, "reflex")
     assert reaction["return"]["retcode"] == 1, reaction["return"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from host import until
 from salt.utils.event import get_master_event
 from saltern import secrets, signing, stepping
 from saltern.fleet import REPOSITORY
@@ -109,12 +109,13 @@ def test_samples_reach_redis_by_the_engine_and_never_the_reactor(
     key = secrets.event_key(secrets.load(minions.fleet)["events"], "prod1")
     values = {"seconds": 2.0, "cpu": [1.0, 2.0], "memory": [3.0, 4.0]}
     voice = get_master_event(dict(minions.master.config), minions.master.config["sock_dir"], listen=False)
-    end = time.monotonic() + 30
-    while not registry.client.xlen(SAMPLES):
-        assert time.monotonic() < end, "no samples in Redis"
+
+    def heard() -> bool:
         # Again: the engine may not be listening yet.
         voice.fire_event({"id": "prod1", **signing.sign(key, "prod1", tag, values)}, tag)
-        time.sleep(1)
+        return bool(registry.client.xlen(SAMPLES))
+
+    until(heard, "samples in Redis", pause=1)
     (_, kept), *_ = registry.client.xrange(SAMPLES)
     assert kept["machine"] == "prod1"
     assert json.loads(kept["data"]) == values

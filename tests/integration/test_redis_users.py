@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 import redis
+from host import PATIENCE, until
 from openfeature_redis import flagset
+from product import store as product_store
 from product.config import Config, RedisSettings
 from product.flags import Flags
 from product.store import Store
@@ -117,7 +119,7 @@ def test_no_user_but_the_masters_touches_the_server_itself(full, redis_server, u
 
 
 @pytest.mark.parametrize("user", ["controller", "observer"])
-def test_who_reads_hears_of_changes(full, redis_server, until, user):
+def test_who_reads_hears_of_changes(full, redis_server, user):
     listener = redis_server.user(user).pubsub(ignore_subscribe_messages=True)
     listener.subscribe("saltern:revision")
     # Redis says to how many it passed the message on: nobody, until it has taken the subscription in.
@@ -159,9 +161,7 @@ def test_the_registry_and_its_controller_work_with_the_rights_they_have(full, re
     assert Registry(redis_server.user("observer")).snapshot().split.share == 40
 
 
-def test_the_products_flags_are_followed_with_the_rights_their_reader_has(
-    full, redis_server, until, tmp_path
-):
+def test_the_products_flags_are_followed_with_the_rights_their_reader_has(full, redis_server, tmp_path):
     full.flushall()
     writer = redis_server.user("controller")
     servers = RedisSettings((("127.0.0.1", redis_server.port),))
@@ -182,7 +182,10 @@ def test_the_products_flags_are_followed_with_the_rights_their_reader_has(
         flags.close()
 
 
-def test_the_product_works_with_the_rights_it_has(full, redis_server, tmp_path):
+def test_the_product_works_with_the_rights_it_has(full, redis_server, tmp_path, monkeypatch):
+    # A host that is busy is no Redis that is silent.
+    monkeypatch.setattr(product_store, "TIMEOUT", PATIENCE)
+    monkeypatch.setattr(product_store, "PING_TIMEOUT", PATIENCE)
     full.flushall()
     store = Store(
         RedisSettings((("127.0.0.1", redis_server.port),), "product", redis_server.passwords["product"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from host import PATIENCE
 from saltern.registry import Registry
 
 RELEASE = "r0123456789ab"
@@ -23,7 +24,7 @@ def present(synced):
     """Apply the state on a minion: what Salt says of it."""
 
     def apply(minion: str = "prod1", name: str = "", **settings: object) -> dict:
-        values = {"port": 8080, "release": RELEASE, "timeout": 20, **settings}
+        values = {"port": 8080, "release": RELEASE, "timeout": PATIENCE, **settings}
         test = values.pop("test", False)
         answer = synced.call(minion, "state.single", "registry.present", name or minion, test=test, **values)
         assert isinstance(answer, dict), answer

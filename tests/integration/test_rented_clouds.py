@@ -44,7 +44,7 @@ def rented(make_fleet) -> Iterator[Rented]:
         def cloud(*arguments: str, token: str = "a token") -> subprocess.CompletedProcess[str]:
             return subprocess.run(
                 [master.program("salt-cloud"), "-c", str(folder), "-y", "--log-level=error", *arguments],
-                capture_output=True, text=True, timeout=180, check=False,
+                capture_output=True, text=True, timeout=280, check=False,
                 env={**os.environ, "DIGITALOCEAN_TOKEN": token, "PYTHONPATH": str(REPOSITORY / "services")},
             )  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
+from host import PATIENCE
 from product.config import load as load_product
 from saltern import artifact, controller, pillar
 from saltern.fleet import REPOSITORY
@@ -87,7 +88,7 @@ def judge(command: str, path: Path) -> subprocess.CompletedProcess:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
 
 
@@ -268,7 +269,7 @@ def test_the_flags_of_a_new_fleet_are_seeded_by_the_proxy_and_asked_about_in_a_d
             env={"PYTHONPATH": path},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.stdout.splitlines()[-1:] == [said], done.stderr
