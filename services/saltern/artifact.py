@@ -288,6 +288,24 @@ def keep(
         _write(fleet, book)
 
 
+def forget(fleet: Fleet, release: str) -> None:
+    """Strike a release from the catalogue, and from what pools ran before, and remove its bytes from this host.
+
+    :raises SalternError: something is to run it
+    """
+    with fleet.locked("releases"):
+        if users := [name for name, a in releases(fleet).items() if a.id == release]:
+            raise SalternError(f"release {release}: {', '.join(users)} is to run it; it cannot be forgotten")
+        book = _catalogue(fleet)
+        gone = book.kept.pop(release, None)
+        for pool, ran in book.ran.items():
+            left = [id_ for id_ in ran if id_ != release]
+            book.ran[pool] = [id_ for at, id_ in enumerate(left) if left[at - 1 : at] != [id_]]
+        _write(fleet, book)
+        if gone is not None:
+            (fleet.files / gone.artifact.file).unlink(missing_ok=True)
+
+
 def kept(fleet: Fleet) -> dict[str, Kept]:
     """Every release there is, the oldest first: those that were kept and those that run somewhere.
 

@@ -108,6 +108,14 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--known-hosts", metavar="FILE", default="", help="where host keys are remembered")
     each = add("leave", "let a machine that joined go; it is left as it is")
     each.add_argument("name", metavar="ID")
+    each = add(
+        "demo", "a guided tour on the running fleet: each property is shown and measured, then put back"
+    )
+    each.add_argument("names", metavar="NAME", nargs="*", help="these steps alone; `list` names them")
+    each.add_argument("--report", metavar="FILE", help="write an HTML page of it")
+    each.add_argument(
+        "--json", action="store_true", help="end with one line of JSON; the rest goes to stderr"
+    )
     commands.add_parser(
         "test",
         help="run the tests",
@@ -134,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {
             "up": _up, "status": _status, "down": _down, "clone": _clone, "doctor": _doctor, "test": _test,
             "bench": _bench, "install-master": _install_master, "backup": _backup, "restore": _restore,
-            "join": _join, "leave": _leave,
+            "join": _join, "leave": _leave, "demo": _demo,
         }[chosen.command](chosen)  # fmt: skip
     except EXPECTED as error:
         print(f"saltern: {error}", file=sys.stderr)
@@ -144,7 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"\nsaltern: interrupted; run `./saltern {chosen.command}` again to go on", file=sys.stderr)
+        if chosen.command == "demo":
+            print("\nsaltern: interrupted", file=sys.stderr)
+        else:
+            print(f"\nsaltern: interrupted; run `./saltern {chosen.command}` again to go on", file=sys.stderr)
         return 130
 
 
@@ -391,6 +402,36 @@ def _doctor(arguments: argparse.Namespace) -> int:
         lacking += bool(finding.remedy)
         print(f"{mark}  {finding.what}: {finding.found}" + (f"; {finding.remedy}" if finding.remedy else ""))
     return 1 if lacking else 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    # Only this command needs what it drags in.
+    from saltern.demo import page, results, screen, steps, tour
+
+    every = [step for step, _ in steps.SHOWN]
+    if arguments.names == ["list"]:
+        print("\n".join(f"{step.name:<16}{step.title}" for step in every))
+        return 0
+    chosen = results.choose(every, arguments.names)
+    _root()
+    report = Path(arguments.report) if arguments.report else None
+    if report and not report.absolute().parent.is_dir():
+        raise SalternError(f"--report {report}: there is no folder {report.absolute().parent}")
+    selected = _chosen(arguments)
+    shown: list[results.Result] = []
+    began = time.time()
+    try:
+        tour.lead(selected, chosen, screen.Screen(sys.stderr if arguments.json else sys.stdout), shown)
+    finally:
+        if shown:
+            screen.summary(shown, sys.stderr if arguments.json else sys.stdout)
+        if shown and report:
+            machines = len(Fleet.load(selected.state_dir).inventory())
+            about = f"{machines} machines, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(began))}"
+            fleet.write_atomically(report, page.page(shown, selected.name, about))
+        if shown and arguments.json:
+            print(results.line(shown))
+    return results.status(shown)
 
 
 def _test(arguments: argparse.Namespace) -> int:
