@@ -229,6 +229,7 @@ class Kept:
 
     :ivar at: when it was kept, unix seconds
     :ivar branch: where it comes from; :ivar commit: of the product's repository; :ivar author: whose change it is
+    :ivar pinned: it is kept for good, such as what a tag names
     """
 
     artifact: Artifact
@@ -236,6 +237,7 @@ class Kept:
     branch: str = ""
     commit: str = ""
     author: str = ""
+    pinned: bool = False
 
 
 @dataclass
@@ -268,12 +270,21 @@ def _write(fleet: Fleet, book: _Catalogue) -> None:
     write_atomically(fleet.state_dir / "catalogue.json", json.dumps(table, indent=1) + "\n")
 
 
-def keep(fleet: Fleet, artifact: Artifact, *, branch: str = "", commit: str = "", author: str = "") -> None:
+def keep(
+    fleet: Fleet,
+    artifact: Artifact,
+    *,
+    branch: str = "",
+    commit: str = "",
+    author: str = "",
+    pinned: bool = False,
+) -> None:
     """Put a release into the catalogue, as its newest; one that was in it is so again, with what is said of it now."""
     with fleet.locked("releases"):
         book = _catalogue(fleet)
-        book.kept.pop(artifact.id, None)
-        book.kept[artifact.id] = Kept(artifact, round(time.time(), 3), branch, commit, author)
+        before = book.kept.pop(artifact.id, None)
+        stays = pinned or (before is not None and before.pinned)
+        book.kept[artifact.id] = Kept(artifact, round(time.time(), 3), branch, commit, author, stays)
         _write(fleet, book)
 
 
@@ -311,6 +322,27 @@ def known(fleet: Fleet) -> dict[str, Artifact]:
     :raises SalternError: a file cannot be read
     """
     return {id_: each.artifact for id_, each in kept(fleet).items()}
+
+
+def staying(
+    kept: Mapping[str, Kept], ran: Mapping[str, Sequence[str]], wanted: Iterable[str], last: int
+) -> set[str]:
+    """The releases that machines keep on their disks: what runs somewhere or shall, what is pinned, and the last few.
+
+    :param ran: what each pool ran, the last one last; :param last: how many different ones of each pool stay
+    """
+    recent = {id_ for each in ran.values() for id_ in [*dict.fromkeys(reversed(each))][:last]}
+    return recent | {*wanted} | {id_ for id_, each in kept.items() if each.pinned}
+
+
+def on_disks(fleet: Fleet, last: int) -> set[str]:
+    """What `staying` says of a fleet.
+
+    :raises SalternError: a file cannot be read
+    """
+    wanted = [a.id for name, a in releases(fleet).items() if name != "agent"]
+    book = _catalogue(fleet)
+    return staying(book.kept, book.ran, wanted, last)
 
 
 def before(fleet: Fleet, pool: str) -> str | None:

@@ -304,9 +304,8 @@ def test_what_haproxy_sees_is_published_and_expires_with_the_controller(fleet: S
 
 
 def test_a_failed_request_that_production_answered_is_an_error_of_the_canary(fleet: Stand) -> None:
-    listener, got = dying_server()
-    with listener:
-        fleet.registry.register("staging1", *listener.getsockname(), "r2", "canary", by="test")
+    with dying_server() as (address, got):
+        fleet.registry.register("staging1", *address, "r2", "canary", by="test")
         until(lambda: fleet.get(headers={"X-Saltern-Canary": "always"}).pool == "prod", "the canary failing")
         asked = time.time()
         until(

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -462,26 +463,33 @@ def ask(
     )
 
 
-def dying_server() -> tuple[socket.socket, list[bytes]]:
-    """A server that reads a request and hangs up without a word."""
-    listener = socket.create_server(("127.0.0.1", 0))
+@contextlib.contextmanager
+def dying_server() -> Iterator[tuple[tuple[str, int], list[bytes]]]:
+    """A server that reads a request and hangs up without a word: where it listens, and the methods it was asked."""
     got: list[bytes] = []
 
-    def serve() -> None:
-        while True:
-            try:
-                link, _ = listener.accept()
-            except OSError:
-                return
-            with link:
-                data = link.recv(4096)
+    class Dying(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            # Whoever hangs up first is no matter.
+            with contextlib.suppress(OSError):
+                data = self.request.recv(4096)
                 if b"/health" in data.split(b"\r\n")[0]:
-                    link.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                else:
+                    self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                elif data:
                     got.append(data.split(b" ")[0])
 
-    threading.Thread(target=serve, daemon=True).start()
-    return listener, got
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Dying) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        serving.start()
+        try:
+            yield server.server_address, got
+        finally:
+            server.shutdown()
+            serving.join()
 
 
 def _listens(address: str, port: int) -> bool:
