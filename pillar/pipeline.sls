@@ -24,5 +24,16 @@ pipeline:
     cpu_percent: 150
     build_s: 600
     tasks: 256
+  # A bucket that keeps every artifact besides, at S3 or what speaks as it does, for when the disks are lost; what is in
+  # it is left to rules of its own. It needs boto3 (requirements/bucket.txt) on the master's host.
+  bucket:
+    # Its name; "" is none. The prefix is put before each artifact's name, such as saltern/
+    name: ""
+    prefix: ""
+    # Such as https://s3.example.org and eu-central-1; "" as boto3 finds them.
+    endpoint: ""
+    region: ""
+    # Which of the profiles in ~/.aws/credentials of the master's host; "" as boto3 finds credentials.
+    profile: ""
   # How many seconds a pusher is shown a build, and what passed is watched until it serves.
   follow_s: 300

@@ -11,8 +11,13 @@ rollout:
   # A machine that fails goes back to its old release in any case. back: those that are done go back too, the last one
   # first. stop: they keep the new one, for a person to decide.
   on_failure: back
-  # What a machine applies for a new release: true, its whole highstate; false, the state of the product alone.
+  # Whether machines are in their highstate after a new release. true: before the first one is taken, all are asked what
+  # else would change (state.apply test=True); of whom nothing would is only switched to the release, which is all that
+  # its highstate would do, and any other applies the whole. false: the release is switched to, and nobody is asked.
   highstate: true
+  # How many of the releases that a pool ran stay on the disks of machines, to go back to at once, besides those that run
+  # or shall and those of tags. Older ones go when a new one comes.
+  keep: 5
 
   # Seconds a machine must have answered well through the proxy before the next is taken.
   min_healthy_s: 2
@@ -39,7 +44,8 @@ rollout:
     errors_min: 5
 
   # When nothing new is rolled, in UTC; force=True does all the same, and going back always may. What is under way when
-  # one begins is finished. Each has a reason, and any of these, all of which must hold:
+  # one begins takes no further machine: it stops there, and on_failure says what becomes of those that are done. Each has
+  # a reason, and any of these, all of which must hold:
   #   days: [sat, sun]             days of the week
   #   hours: ["22:00", "06:00"]    from, to; a night belongs to the day on which it began
   #   dates: ["2026-12-23", "2027-01-02"]    first and last day

@@ -13,3 +13,6 @@ base:
     - scaling
     - rollout
     - pipeline
+  # Read by the master alone.
+  master:
+    - clouds

@@ -10,7 +10,7 @@ traffic:
   metrics:
     address: "*"
     port: 8405                # TCP port
-    allow: [127.0.0.0/8, 10.213.0.0/24]   # who may read it: networks
+    allow: [127.0.0.0/8]      # networks that may read it besides the fleet's own
 
   # Room for servers in each pool. Changing it reloads HAProxy; filling and emptying slots does not.
   slots:

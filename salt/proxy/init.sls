@@ -56,7 +56,7 @@ haproxy configuration:
     - source: salt://proxy/haproxy.cfg.j2
     - template: jinja
     - context:
-        traffic: {{ traffic | json }}
+        traffic: {{ dict(traffic, metrics=dict(traffic.metrics, allow=[pillar['fleet']['subnet']] + traffic.metrics.allow)) | json }}
     - check_cmd: haproxy -c -f
     - require:
       - file: page for when nobody can answer

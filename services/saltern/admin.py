@@ -29,7 +29,16 @@ import bottle
 import redis
 from gunicorn.http.errors import ParseException
 
-from . import admin_auth, admin_flags, admin_metrics, admin_schema, canary_control, orders, overview
+from . import (
+    admin_auth,
+    admin_flags,
+    admin_metrics,
+    admin_operations,
+    admin_schema,
+    canary_control,
+    orders,
+    overview,
+)
 from .admin_config import Config, parse_config
 from .admin_routes import (
     CAUSE,
@@ -167,7 +176,7 @@ class Admin:
             cut = ""
         except HAProxyError as error:
             cut = str(error)
-        self._log(call, 503 if trouble else 202, {"reason": reason, "order": order.id, "problem": problem})
+        self.log(call, 503 if trouble else 202, {"reason": reason, "order": order.id, "problem": problem})
         if trouble:
             now = cut or "HAProxy gives the canary nothing for the moment"
             raise Problem(503, f"canary: {trouble}, and Redis does not answer; {now}; try again", _retry())
@@ -268,7 +277,7 @@ class Admin:
         cause is that one's, so the chain can be followed.
         """
         fields = {key: data[key] for key in ("changed", "before", "after")} | dict(details or {})
-        self._log(call, 200, fields)
+        self.log(call, 200, fields)
         try:
             self.registry.note(
                 "admin.write", call.what, fields, by=call.who, cause=data["journal"] or call.cause
@@ -277,7 +286,8 @@ class Admin:
             # The change itself is in the journal already, and this line in the log.
             log.error("the journal misses %s by %s: %s", call.what, call.who, error)
 
-    def _log(self, call: Call, status: int, fields: Mapping[str, Any]) -> None:
+    def log(self, call: Call, status: int, fields: Mapping[str, Any]) -> None:
+        """A line of this daemon's own log on who did what."""
         line = {"who": call.who, "what": call.what, "status": status, "cause": call.cause, **fields}
         log.info("audit %s", json.dumps(line, sort_keys=True))
 
@@ -420,7 +430,7 @@ def routes(admin: Admin) -> tuple[Route, ...]:
         Route("GET", "/openapi.json", "This document.", admin.openapi, {200: ("The document.", "Document")},
               scope=""),
     ]  # fmt: skip
-    return (*table, *admin_flags.routes(admin))
+    return (*table, *admin_operations.routes(admin), *admin_flags.routes(admin))
 
 
 # --- HTTP

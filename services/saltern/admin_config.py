@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .admin_auth import SCOPES
+from .alertmanager import Alertmanager
+from .errors import SalternError
 from .redis_link import ConfigError, connect
+from .steps import Plan
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -49,6 +52,10 @@ class Config:
     """Answers to wrong tokens, for each address."""
     metrics_allow: tuple[Network, ...] = field(default_factory=tuple)
     """Networks that may read /metrics without a token."""
+    alertmanager: str = ""
+    """Where silences are kept; "" is nowhere."""
+    plan: Plan = field(default_factory=Plan)
+    """The steps a release is taken through."""
 
 
 _RATE = {"per_minute": (float, 1, 1_000_000), "burst": (int, 1, 1_000_000)}
@@ -72,14 +79,20 @@ def parse_config(document: Any) -> Config:
                      "timeout_ms": 1000},
          "controller": {"status_file": "/run/saltern/controller.json",
                         "orders_dir": "/var/lib/saltern/traffic/orders"},
-         "metrics": {"allow": ["127.0.0.0/8"]}}
+         "metrics": {"allow": ["127.0.0.0/8"]},
+         "alertmanager": "http://10.213.0.20:9093", "steps": {...}}
+
+    ``steps`` is the pillar's `canary:steps`.
 
     Everything but ``redis`` and ``tokens`` may be left out. Raises ConfigError on an unknown key or a value
     that cannot be.
     """
     if not isinstance(document, dict):
         raise ConfigError("admin: the configuration is not a JSON object")
-    known = ("redis", "sentinel", "listen", "tokens", "server", "rate", "haproxy", "controller", "metrics")
+    known = (
+        "redis", "sentinel", "listen", "tokens", "server", "rate", "haproxy", "controller", "metrics", "alertmanager",
+        "steps",
+    )  # fmt: skip
     for name in document:
         if name not in known:
             raise ConfigError(f"{name}: not a section; use {', '.join(known)}")
@@ -102,8 +115,26 @@ def parse_config(document: Any) -> Config:
         status_file=controller.get("status_file", default.status_file),
         orders_dir=controller.get("orders_dir", default.orders_dir),
         metrics_allow=_networks(document.get("metrics", {})),
+        alertmanager=_alertmanager(document.get("alertmanager", "")),
+        plan=_plan(document.get("steps", {})),
         **_rates(document.get("rate", {}), default),
     )
+
+
+def _alertmanager(value: Any) -> str:
+    try:
+        return value and Alertmanager(value).url
+    except (SalternError, AttributeError):
+        raise ConfigError(
+            f"alertmanager: {value!r} is not an address such as http://10.213.0.20:9093"
+        ) from None
+
+
+def _plan(value: Any) -> Plan:
+    try:
+        return Plan.from_data(value)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _section(document: Mapping[str, Any], name: str, unchecked: tuple[str, ...] = ()) -> dict[str, Any]:

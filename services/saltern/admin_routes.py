@@ -225,6 +225,8 @@ SCHEMAS: Mapping[str, Schema] = {
     },
     "Flag": _answer(state={"enum": ["ENABLED", "DISABLED"]}, variants=_ANY),
     "Flags": _answer(revision={"type": "integer"}, flags=_ANY),
+    "Moved": _answer(changed={"type": "boolean"}, phase=_WORD, journal=_WORD),
+    "Silence": _answer(changed={"type": "boolean"}, silence=_WORD),
     "Token": _answer(scope={"enum": ["read", "write"]}),
     "Text": {"type": "string"},
     "Document": {"type": "object", "required": ["openapi", "paths"]},

@@ -72,6 +72,28 @@ class Alert:
         return self
 
 
+@dataclass(frozen=True)
+class Alarm:
+    """Something a person should know. Whoever takes it (the conductor's `alarm` hook) mails it or shows it.
+
+    :ivar name: what kind, such as ProvisionFailed; with `subject` it is the same alarm however often it is given
+    :ivar done: what the fleet did already
+    :ivar undo: the command that takes that back
+    :ivar firing: False: it is over
+    :ivar expires_s: seconds after which it is over by itself; 0 is never
+    """
+
+    name: str
+    subject: str
+    summary: str
+    severity: str = "warning"
+    done: str = ""
+    undo: str = ""
+    cause: str = ""
+    firing: bool = True
+    expires_s: float = 0.0
+
+
 def fingerprint(name: str, subject: str) -> str:
     """What names an alert everywhere: 16 hexadecimal digits of its name and subject."""
     return hashlib.sha256(f"{name}\0{subject}".encode()).hexdigest()[:16]

@@ -229,6 +229,7 @@ class Kept:
 
     :ivar at: when it was kept, unix seconds
     :ivar branch: where it comes from; :ivar commit: of the product's repository; :ivar author: whose change it is
+    :ivar pinned: it is kept for good, such as what a tag names
     """
 
     artifact: Artifact
@@ -236,6 +237,7 @@ class Kept:
     branch: str = ""
     commit: str = ""
     author: str = ""
+    pinned: bool = False
 
 
 @dataclass
@@ -268,13 +270,40 @@ def _write(fleet: Fleet, book: _Catalogue) -> None:
     write_atomically(fleet.state_dir / "catalogue.json", json.dumps(table, indent=1) + "\n")
 
 
-def keep(fleet: Fleet, artifact: Artifact, *, branch: str = "", commit: str = "", author: str = "") -> None:
+def keep(
+    fleet: Fleet,
+    artifact: Artifact,
+    *,
+    branch: str = "",
+    commit: str = "",
+    author: str = "",
+    pinned: bool = False,
+) -> None:
     """Put a release into the catalogue, as its newest; one that was in it is so again, with what is said of it now."""
     with fleet.locked("releases"):
         book = _catalogue(fleet)
-        book.kept.pop(artifact.id, None)
-        book.kept[artifact.id] = Kept(artifact, round(time.time(), 3), branch, commit, author)
+        before = book.kept.pop(artifact.id, None)
+        stays = pinned or (before is not None and before.pinned)
+        book.kept[artifact.id] = Kept(artifact, round(time.time(), 3), branch, commit, author, stays)
         _write(fleet, book)
+
+
+def forget(fleet: Fleet, release: str) -> None:
+    """Strike a release from the catalogue, and from what pools ran before, and remove its bytes from this host.
+
+    :raises SalternError: something is to run it
+    """
+    with fleet.locked("releases"):
+        if users := [name for name, a in releases(fleet).items() if a.id == release]:
+            raise SalternError(f"release {release}: {', '.join(users)} is to run it; it cannot be forgotten")
+        book = _catalogue(fleet)
+        gone = book.kept.pop(release, None)
+        for pool, ran in book.ran.items():
+            left = [id_ for id_ in ran if id_ != release]
+            book.ran[pool] = [id_ for at, id_ in enumerate(left) if left[at - 1 : at] != [id_]]
+        _write(fleet, book)
+        if gone is not None:
+            (fleet.files / gone.artifact.file).unlink(missing_ok=True)
 
 
 def kept(fleet: Fleet) -> dict[str, Kept]:
@@ -293,6 +322,27 @@ def known(fleet: Fleet) -> dict[str, Artifact]:
     :raises SalternError: a file cannot be read
     """
     return {id_: each.artifact for id_, each in kept(fleet).items()}
+
+
+def staying(
+    kept: Mapping[str, Kept], ran: Mapping[str, Sequence[str]], wanted: Iterable[str], last: int
+) -> set[str]:
+    """The releases that machines keep on their disks: what runs somewhere or shall, what is pinned, and the last few.
+
+    :param ran: what each pool ran, the last one last; :param last: how many different ones of each pool stay
+    """
+    recent = {id_ for each in ran.values() for id_ in [*dict.fromkeys(reversed(each))][:last]}
+    return recent | {*wanted} | {id_ for id_, each in kept.items() if each.pinned}
+
+
+def on_disks(fleet: Fleet, last: int) -> set[str]:
+    """What `staying` says of a fleet.
+
+    :raises SalternError: a file cannot be read
+    """
+    wanted = [a.id for name, a in releases(fleet).items() if name != "agent"]
+    book = _catalogue(fleet)
+    return staying(book.kept, book.ran, wanted, last)
 
 
 def before(fleet: Fleet, pool: str) -> str | None:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -15,9 +16,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from saltern import doctor, fleet, master, status, up, workplace
+from saltern import doctor, fleet, joining, master, rented, status, up, workplace
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
+from saltern.production import backup, install
 from saltern.runners import EXPECTED
 
 STAGE_STYLE = {
@@ -56,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
         "--pillar", metavar="DIR", help="the pillar to serve (default: pillar/ of this checkout)"
     )
     each.add_argument("--machines", metavar="ID,ID", help="these machines instead of the default eleven")
+    each.add_argument(
+        "--cloud", metavar="NAME", choices=fleet.CLOUDS[:-1], help=f"where: {', '.join(fleet.CLOUDS[:-1])}"
+    )
     each = add("status", "show the fleet's machines")
     each.add_argument("--json", action="store_true", help="as one JSON object")
     each = add("down", "end the fleet and leave nothing of it behind")
@@ -64,6 +69,53 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("dir", metavar="DIR", nargs="?", default="product", help="where (default: product)")
     each = add("doctor", "say what this machine lacks, and the remedy")
     each.add_argument("--subnet", metavar="CIDR", help="the network to look for")
+    each = add(
+        "install-master",
+        "make this machine the fleet's master, run by its own systemd; with other code it is the upgrade",
+    )
+    each.add_argument(
+        "--address", metavar="IP", help="where machines reach it (default: its private address)"
+    )
+    each.add_argument("--subnet", metavar="CIDR", help="the network of its machines (default: the address's)")
+    each.add_argument("--name", metavar="HOST", help="a name that machines are told instead of the address")
+    each.add_argument(
+        "--ssh-from", metavar="CIDR", help="who may reach this machine's sshd; '' for everybody (the default)"
+    )
+    each.add_argument(
+        "--no-way-back", action="store_true", help="keep this release in use even if it does not answer"
+    )
+    each = add("backup", "write the keys and the state of the master that is installed here")
+    each.add_argument("target", metavar="FILE", help="a file, a folder, or - for standard output")
+    each.add_argument(
+        "--keep", metavar="N", type=int, default=0, help="how many a folder may hold (default: all)"
+    )
+    each = add("restore", "make this machine the master that a backup was made of")
+    each.add_argument("source", metavar="FILE", help="the backup, or - for standard input")
+    each.add_argument("--address", metavar="IP", help="where machines reach it, if not where they did")
+    each.add_argument(
+        "--force", action="store_true", help="in place of a master that is here, which is moved aside"
+    )
+    each = add("join", "make a machine that exists already one of the fleet's, over ssh")
+    each.add_argument("name", metavar="ID", help="what it shall be, such as prod6")
+    each.add_argument("address", metavar="ADDRESS", help="where the fleet reaches it")
+    each.add_argument(
+        "--user", default="root", help="root (the default), or one who may sudo without a password"
+    )
+    each.add_argument("--port", type=int, default=22, help="where its sshd listens (default: 22)")
+    each.add_argument(
+        "--key", metavar="FILE", default="", help="the private key to use (default: ssh's own choice)"
+    )
+    each.add_argument("--known-hosts", metavar="FILE", default="", help="where host keys are remembered")
+    each = add("leave", "let a machine that joined go; it is left as it is")
+    each.add_argument("name", metavar="ID")
+    each = add(
+        "demo", "a guided tour on the running fleet: each property is shown and measured, then put back"
+    )
+    each.add_argument("names", metavar="NAME", nargs="*", help="these steps alone; `list` names them")
+    each.add_argument("--report", metavar="FILE", help="write an HTML page of it")
+    each.add_argument(
+        "--json", action="store_true", help="end with one line of JSON; the rest goes to stderr"
+    )
     commands.add_parser(
         "test",
         help="run the tests",
@@ -89,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return {
             "up": _up, "status": _status, "down": _down, "clone": _clone, "doctor": _doctor, "test": _test,
-            "bench": _bench,
+            "bench": _bench, "install-master": _install_master, "backup": _backup, "restore": _restore,
+            "join": _join, "leave": _leave, "demo": _demo,
         }[chosen.command](chosen)  # fmt: skip
     except EXPECTED as error:
         print(f"saltern: {error}", file=sys.stderr)
@@ -99,7 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"\nsaltern: interrupted; run `./saltern {chosen.command}` again to go on", file=sys.stderr)
+        if chosen.command == "demo":
+            print("\nsaltern: interrupted", file=sys.stderr)
+        else:
+            print(f"\nsaltern: interrupted; run `./saltern {chosen.command}` again to go on", file=sys.stderr)
         return 130
 
 
@@ -116,7 +172,18 @@ def _chosen(arguments: argparse.Namespace) -> Fleet:
         arguments.state_dir,
         getattr(arguments, "subnet", None),
         getattr(arguments, "pillar", None),
+        getattr(arguments, "cloud", None),
     )
+
+
+def _at_work(arguments: argparse.Namespace) -> Fleet:
+    """The fleet that a command changes, as whoever may: root, or the user of a master that is installed here."""
+    chosen = _chosen(arguments)
+    if chosen.installed:
+        install.become_service(chosen)
+    else:
+        _root()
+    return chosen
 
 
 class _Screen:
@@ -162,18 +229,15 @@ class _Screen:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    _root()
-    chosen = _chosen(arguments)
+    chosen = _at_work(arguments)
     progress = up.Progress()
     screen = _Screen(progress)
     machines = arguments.machines.split(",") if arguments.machines else fleet.DEFAULT_MACHINES
-    if screen.console.is_terminal:
-        with screen.live:
-            up.up(chosen, progress, machines)
-    else:
-        up.up(chosen, progress, machines)
+    bring = up.up if chosen.cloud == fleet.LOCAL else rented.start
+    with screen.live if screen.console.is_terminal else nullcontext():
+        bring(chosen, progress, machines)
     changed = sum(progress.changed.values())
-    urls = status.urls(chosen)
+    urls = status.urls(chosen) if chosen.cloud == fleet.LOCAL else status.status(chosen)["urls"]
     print(
         f"fleet {chosen.name}: {len(machines)} machines ready in {screen.seconds().strip()}, {changed} states changed"
     )
@@ -189,7 +253,8 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    answer = status.status(_chosen(arguments))
+    chosen = _chosen(arguments)
+    answer = status.status(_at_work(arguments) if chosen.installed else chosen)
     if arguments.json:
         print(json.dumps(answer, indent=1))
         return 0
@@ -216,11 +281,105 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    _root()
-    chosen = _chosen(arguments)
+    chosen = _at_work(arguments)
     started = time.monotonic()
+    if chosen.cloud != fleet.LOCAL:
+        rented.end(chosen, lambda words: print(f"  removing {words}", file=sys.stderr))
+        stays = "; its master stays" if chosen.installed else ""
+        print(f"fleet {chosen.name}: machines gone in {time.monotonic() - started:.1f} s{stays}")
+        return 0
     up.down(chosen, purge=arguments.purge, tell=lambda words: print(f"  removing {words}", file=sys.stderr))
     print(f"fleet {chosen.name}: gone in {time.monotonic() - started:.1f} s")
+    return 0
+
+
+def _tell(words: str) -> None:
+    print(f"  {words}", file=sys.stderr)
+
+
+def _as_root(what: str) -> None:
+    if os.geteuid() != 0:
+        raise SalternError(f"{what}: must run as root; try: sudo ./saltern {what}")
+
+
+def _install_master(arguments: argparse.Namespace) -> int:
+    _as_root("install-master")
+    code = install.deploy()
+    if code != REPOSITORY:
+        # From here on by the code that is to be in use.
+        _hand_over(code, sys.argv[1:])
+    started = time.monotonic()
+    wanted = install.Wanted(arguments.address, arguments.subnet, arguments.name, arguments.ssh_from)
+    chosen = fleet.choose(arguments.fleet, arguments.state_dir)
+    changed = install.install(chosen, wanted, _tell, way_back=not arguments.no_way_back)
+    made = Fleet.load(chosen.state_dir)
+    done = (
+        f"{len(changed)} changes in {time.monotonic() - started:.1f} s"
+        if changed
+        else "nothing had to change"
+    )
+    print(
+        f"master of fleet {made.name}: answers at {made.gateway} as {made.master}, release {code.name}; {done}"
+    )
+    print("next:  saltern up --cloud digitalocean    |    salt-key -L    |    saltern backup FILE")
+    return 0
+
+
+def _hand_over(code: Path, arguments: Sequence[str]) -> None:
+    """Become the same command of another release."""
+    environment = {**os.environ, "PYTHONPATH": f"{code}/services"}
+    python = str(code / ".venv" / "bin" / "python")
+    os.execve(python, [python, "-m", "saltern.cli", *arguments], environment)
+
+
+def _backup(arguments: argparse.Namespace) -> int:
+    _as_root("backup")
+    chosen = _chosen(arguments)
+    if not chosen.installed:
+        raise SalternError(
+            f"fleet {chosen.name}: no master is installed here; `./saltern install-master` makes this machine one"
+        )
+    if arguments.keep < 0:
+        raise SalternError(f"backup: --keep {arguments.keep}: 0 keeps all, 14 the last fourteen")
+    started = time.monotonic()
+    path = backup.write(chosen, REPOSITORY, arguments.target, keep=arguments.keep)
+    if path:
+        size = path.stat().st_size / 1024
+        print(
+            f"{path}: {size:.0f} KiB in {time.monotonic() - started:.1f} s; as secret as the master's own key"
+        )
+    return 0
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    _as_root("restore")
+    code, name = install.restore(arguments.source, force=arguments.force, tell=_tell)
+    more = ["--address", arguments.address] if arguments.address else []
+    # The script of that release: it has packages and a virtual environment of its own.
+    os.execv(str(code / "saltern"), [str(code / "saltern"), "install-master", "--fleet", name, *more])
+    return 1
+
+
+def _join(arguments: argparse.Namespace) -> int:
+    # As root to the end: the ssh key is root's. What it leaves is given to the master's user.
+    _as_root("join")
+    chosen = _chosen(arguments)
+    host = joining.Host(
+        arguments.address, arguments.user, arguments.port, arguments.key, arguments.known_hosts
+    )
+    started = time.monotonic()
+    try:
+        joining.join(chosen, arguments.name, host, _tell)
+    finally:
+        if chosen.installed:
+            install.own(chosen.state_dir)
+    print(f"{arguments.name}: joined in {time.monotonic() - started:.1f} s, and takes on its role now")
+    return 0
+
+
+def _leave(arguments: argparse.Namespace) -> int:
+    joining.leave(_at_work(arguments), arguments.name, _tell)
+    print(f"{arguments.name}: left; `systemctl disable --now salt-minion` there ends its minion")
     return 0
 
 
@@ -243,6 +402,36 @@ def _doctor(arguments: argparse.Namespace) -> int:
         lacking += bool(finding.remedy)
         print(f"{mark}  {finding.what}: {finding.found}" + (f"; {finding.remedy}" if finding.remedy else ""))
     return 1 if lacking else 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    # Only this command needs what it drags in.
+    from saltern.demo import page, results, screen, steps, tour
+
+    every = [step for step, _ in steps.SHOWN]
+    if arguments.names == ["list"]:
+        print("\n".join(f"{step.name:<16}{step.title}" for step in every))
+        return 0
+    chosen = results.choose(every, arguments.names)
+    _root()
+    report = Path(arguments.report) if arguments.report else None
+    if report and not report.absolute().parent.is_dir():
+        raise SalternError(f"--report {report}: there is no folder {report.absolute().parent}")
+    selected = _chosen(arguments)
+    shown: list[results.Result] = []
+    began = time.time()
+    try:
+        tour.lead(selected, chosen, screen.Screen(sys.stderr if arguments.json else sys.stdout), shown)
+    finally:
+        if shown:
+            screen.summary(shown, sys.stderr if arguments.json else sys.stdout)
+        if shown and report:
+            machines = len(Fleet.load(selected.state_dir).inventory())
+            about = f"{machines} machines, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(began))}"
+            fleet.write_atomically(report, page.page(shown, selected.name, about))
+        if shown and arguments.json:
+            print(results.line(shown))
+    return results.status(shown)
 
 
 def _test(arguments: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from saltern.errors import SalternError
 from saltern.fleet import Fleet
 from saltern.hands import FleetHands
 from saltern.jobs import Jobs, Publish
-from saltern.members import link
+from saltern.members import await_redis, link
 from saltern.provisioning import KINDS, Alarm, SaltCloud
 from saltern.rolling import Roller
 from saltern.rollouts import Settings as RollSettings
@@ -93,6 +93,9 @@ def conduct(
     :raises Exception: whatever a worker could not deal with; the master starts the engine again
     """
     fleet = Fleet.load(state_dir)
+    master = os.getppid()
+    if not await_redis(fleet, lambda: os.getppid() == master):
+        return
     client = link(fleet)
     said: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
 
@@ -104,7 +107,6 @@ def conduct(
         keep(AlertStore(client), about)
         say(f"saltern/alert/{'firing' if about.firing else 'resolved'}", asdict(about))
 
-    master = os.getppid()
     # An engine that outlived its master must end first: two would both believe to be the only one.
     with fleet.locked("conductor"):
         kept = secrets.load(fleet)["events"]

@@ -38,6 +38,7 @@ import redis
 from saltern import admin_metrics, admin_schema, dashboard_actions, journal
 from saltern.admin_auth import LONGEST_TOKEN, Limiter
 from saltern.alertmanager import Alertmanager
+from saltern.dashboard_builds import Builds
 from saltern.dashboard_reader import Hub, Reader, run
 from saltern.errors import SalternError
 from saltern.judge import Thresholds
@@ -72,6 +73,8 @@ SEND_S = 10.0
 """A viewer that takes nothing for so long is let go; it comes back by itself."""
 ADMIN_S = 5.0
 SILENCES_S = 5.0
+BUILDS_S = 0.7
+"""Between two looks at the pipeline: the page is within a second of a build."""
 _MOST_SESSIONS = 256
 
 
@@ -90,6 +93,7 @@ class Config:
     request_s: float = 10.0
     session_s: int = 28_800
     alertmanager: str = ""
+    builds: str = ""
     thresholds: Thresholds = field(default_factory=Thresholds)
     plan: Plan = field(default_factory=Plan)
 
@@ -105,7 +109,7 @@ def parse_config(document: Any) -> Config:
         {"redis": {...}, "sentinel": {...}, "admin": "http://10.213.0.10:8081",
          "fleet": "saltern", "machine": "ops1", "hosts": {"proxy1": "10.213.0.10", ...},
          "listen": {"address": "0.0.0.0", "port": 8080}, "viewers": 128, "session_s": 28800,
-         "alertmanager": "http://10.213.0.20:9093", "judge": {...}, "steps": {...}}
+         "alertmanager": "http://10.213.0.20:9093", "builds": "http://10.213.0.20:8090", "judge": {...}, "steps": {...}}
 
     ``judge`` and ``steps`` are the pillar's `canary:judge` and `canary:steps`. All but ``redis`` and ``admin`` may be
     left out. Raises ConfigError on an unknown key or a value that cannot be.
@@ -114,7 +118,7 @@ def parse_config(document: Any) -> Config:
         raise ConfigError("dashboard: the configuration is not a JSON object")
     known = (
         "redis", "sentinel", "admin", "fleet", "machine", "hosts", "listen", "viewers", "session_s", "alertmanager",
-        "judge", "steps",
+        "builds", "judge", "steps",
     )  # fmt: skip
     for name in document:
         if name not in known:
@@ -140,6 +144,7 @@ def parse_config(document: Any) -> Config:
             alertmanager=_url("alertmanager", document["alertmanager"])
             if document.get("alertmanager")
             else "",
+            builds=_url("builds", document["builds"]) if document.get("builds") else "",
             thresholds=Thresholds().with_values(document.get("judge", {})),
             plan=Plan.from_data(document.get("steps", {})),
         )
@@ -269,6 +274,7 @@ class Dashboard:
             shares=config.plan.shares,
             judge_s=config.plan.step_seconds,
             alertmanager=Alertmanager(config.alertmanager) if config.alertmanager else None,
+            builds=Builds(config.builds) if config.builds else None,
         )
         self.admin = AdminAPI(config.admin)
         self.sessions = Sessions(config.session_s)
@@ -288,6 +294,7 @@ class Dashboard:
         self.hub.publish({**_nothing(self.config)})
         threading.Thread(target=self._guarded, args=(self._read,), name="reader", daemon=True).start()
         threading.Thread(target=self._guarded, args=(self._silences,), name="silences", daemon=True).start()
+        threading.Thread(target=self._guarded, args=(self._builds,), name="builds", daemon=True).start()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -310,6 +317,27 @@ class Dashboard:
             self.reader.ask_silences()
             time.sleep(SILENCES_S)
 
+    def _builds(self) -> None:
+        while not self.hub.closed:
+            self.reader.ask_builds()
+            time.sleep(BUILDS_S)
+
+    def build(self, id_: str, part: str, remote: str) -> dict[str, Any]:
+        """A build's log, its tests or its coverage."""
+        if wait := self.asks.take(remote):
+            raise Refusal(429, f"too many questions; wait {wait:.0f} s", {"Retry-After": f"{wait:.0f}"})
+        if self.reader.builds is None:
+            raise Refusal(404, "builds: this fleet has no pipeline")
+        ask = {
+            "log": self.reader.builds.log,
+            "tests": self.reader.builds.tests,
+            "coverage": self.reader.builds.coverage,
+        }
+        try:
+            return ask[part](id_)
+        except SalternError as error:
+            raise Refusal(404, str(error)) from None
+
     def events(self, link: Any) -> Iterator[bytes]:
         """What a page listens to: the whole picture, then what changes, for as long as it likes.
 
@@ -328,6 +356,8 @@ class Dashboard:
             yield b"retry: 1000\n\n" + event
             while not self.hub.closed:
                 number, event = self.hub.after(number, BEAT_S)
+                if self.hub.closed and not event:
+                    return
                 yield event or b"event: beat\ndata: {}\n\n"
         finally:
             with self._lock:
@@ -379,7 +409,8 @@ class Dashboard:
     def act(self, asked: Any, session: Session, cookie: str, remote: str) -> tuple[int, dict[str, Any]]:
         """Carry an action out; the admin API's answer."""
         action = self._understood(asked)
-        status, answer = self.admin.ask(action.method, action.path, session.token, dict(action.body))
+        body = None if action.method == "DELETE" else dict(action.body)
+        status, answer = self.admin.ask(action.method, action.path, session.token, body)
         log.info("%s %s for %s: %d", action.method, action.path, remote, status)
         if status == 401:
             self.sessions.end(cookie)
@@ -517,6 +548,11 @@ def application(dashboard: Dashboard) -> Callable[..., Iterable[bytes]]:
         if not hmac.compare_digest(guard.encode("utf-8", "replace"), found.guard.encode()):
             raise Refusal(403, "X-CSRF-Token: missing or wrong; load the page again")
         return found
+
+    def build(id_: str, part: str) -> Any:
+        return _guarded(lambda: dashboard.build(id_, part, remote()))()
+
+    app.route("/builds/<id_>/<part:re:log|tests|coverage>", "GET", build)
 
     def health() -> bottle.HTTPResponse:
         return _answer(*dashboard.health())

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from saltern import admin_schema, registry
+from saltern.admin_operations import COMMAND, HOURS, NAME, SILENCE
 from saltern.admin_routes import REASON, SHARE
 from saltern.errors import SalternError
 from saltern.fleet import MACHINE_ID
@@ -30,6 +31,9 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
         "id": {"type": "string", "pattern": MACHINE_ID.pattern.replace(r"\Z", "$"), "description": "a machine's id"},
         "want": {"enum": list(registry.WANTS)},
     },
+    "step": {"command": COMMAND, "reason": REASON},
+    "silence": {"alert": NAME, "machine": NAME, "hours": HOURS, "reason": REASON},
+    "unsilence": {"id": SILENCE},
 }  # fmt: skip
 
 
@@ -167,9 +171,61 @@ def _instance(values: Mapping[str, Any], picture: Mapping[str, Any]) -> Action:
     return Action("PUT", f"/instances/{id_}", {"want": want}, tuple(will))
 
 
+def _step(values: Mapping[str, Any], picture: Mapping[str, Any]) -> Action:
+    command, at = values["command"], picture.get("steps", {})
+    shares = sorted(map(int, at.get("shares", {})))
+    runs = ", ".join(picture.get("split", {}).get("releases", {}).get("canary", ())) or "nothing"
+    release, phase = at.get("release", ""), at.get("phase", "idle")
+    if command != "start" and phase not in ("stepping", "paused", "promoted"):
+        raise ActionError(f"step: {command}: no release is on its way by steps; start begins one")
+    least = shares[0] if shares else 0
+    will = {
+        "start": (
+            f"{runs}, which the canary runs, gets {least} % of the requests, and more at each step that the "
+            f"judge passes: {', '.join(f'{share} %' for share in shares)}.",
+            "A broken limit takes it out of traffic for good.",
+        ),
+        "pause": (
+            f"{release} stays at its share until somebody resumes; a broken limit still takes it out of traffic.",
+        ),
+        "resume": (
+            f"The step of {release} at {at.get('share', 0)} % begins anew, or the next one if that is what was asked.",
+        ),
+        "promote": (
+            f"{release} counts as good: no more steps, and the judge is not asked again.",
+            "Its share stays until production runs it (salt-run rollout.start).",
+        ),
+        "abort": (
+            f"Every request goes to production, at once, and {release} never comes back by steps.",
+            "The canary is off until somebody turns it on, or it runs a new release.",
+        ),
+    }[command]
+    return Action("POST", "/canary/steps", {"do": command, "reason": values["reason"]}, will)
+
+
+def _silence(values: Mapping[str, Any], picture: Mapping[str, Any]) -> Action:
+    if values["alert"] == values["machine"] == "*":
+        raise ActionError("silence: everything at once is too much; name an alert or a machine")
+    alert = "any alert" if values["alert"] == "*" else values["alert"]
+    machine = "any machine" if values["machine"] == "*" else values["machine"]
+    will = (
+        f"For {values['hours']:g} hours nobody is mailed about {alert} of {machine}.",
+        "The alert stays in the list, and what the fleet does by itself goes on.",
+    )
+    return Action("POST", "/silences", {**values}, will)
+
+
+def _unsilence(values: Mapping[str, Any], picture: Mapping[str, Any]) -> Action:
+    known = picture.get("silences", {}).get(values["id"])
+    if known is None:
+        raise ActionError(f"unsilence: there is no silence {values['id']}; it may be over")
+    will = (f"The silence of {known.get('what', '')} is over: what still fires is mailed again.",)
+    return Action("DELETE", f"/silences/{values['id']}", {}, will)
+
+
 _ACTIONS = {
     "share": _share, "canary.off": _off, "canary.on": _on, "flag": _flag, "flag.state": _flag_state,
-    "instance": _instance,
+    "instance": _instance, "step": _step, "silence": _silence, "unsilence": _unsilence,
 }  # fmt: skip
 
 

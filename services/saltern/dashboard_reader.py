@@ -17,9 +17,10 @@ from typing import Any
 import redis
 from openfeature_redis import flagset
 
-from saltern import flag_edits, intents, journal, samples, steps, windows
+from saltern import dashboard_builds, flag_edits, intents, journal, samples, steps, windows
 from saltern.alert_store import AlertStore
 from saltern.alertmanager import Alertmanager
+from saltern.dashboard_builds import Builds
 from saltern.dashboard_view import (
     SECONDS_SHOWN,
     Usage,
@@ -118,6 +119,7 @@ class Reader:
     :param hosts: machines that serve no product: id → address
     :param judge_s: seconds of traffic that are judged
     :param alertmanager: who is asked for silences; None is nobody
+    :param builds: who is asked for builds; None is nobody
     """
 
     def __init__(
@@ -132,10 +134,11 @@ class Reader:
         shares: tuple[int, ...] = (),
         judge_s: float = 300.0,
         alertmanager: Alertmanager | None = None,
+        builds: Builds | None = None,
     ) -> None:
         self.client, self.registry, self.alerts = client, Registry(client), AlertStore(client)
         self.thresholds, self.judge_s = thresholds or Thresholds(), judge_s
-        self.alertmanager = alertmanager
+        self.alertmanager, self.builds = alertmanager, builds
         self.world = World(
             0.0, fleet=fleet, version=version, hosts=dict(hosts or {}), itself=itself, shares=shares
         )
@@ -149,6 +152,8 @@ class Reader:
         self._problems: dict[str, str] = {}
         self._silences: tuple[Mapping[str, Any], ...] = ()
         self._silence_problem = ""
+        self._builds: Mapping[str, Mapping[str, Any]] = {}
+        self._build_problem = ""
 
     @property
     def well(self) -> bool:
@@ -169,10 +174,10 @@ class Reader:
         if time.monotonic() - self._judged_at >= JUDGE_S:
             self._judged_at = time.monotonic()
             self.world = replace(self.world, judged=self._judge())
-        problems = [*self._problems.values(), *([self._silence_problem] if self._silence_problem else [])]
+        problems = [*self._problems.values(), *filter(None, (self._silence_problem, self._build_problem))]
         self.world = replace(
             self.world, seconds=tuple(self._seconds), lines=tuple(self._lines), problems=tuple(problems),
-            silences=self._silences,
+            silences=self._silences, builds=self._builds,
         )  # fmt: skip
         return self.world
 
@@ -328,6 +333,16 @@ class Reader:
             self._silences, self._silence_problem = tuple(self.alertmanager.silences()), ""
         except (SalternError, ValueError, TypeError, KeyError) as error:
             self._silences, self._silence_problem = (), f"silences are not known: {short(error, 160)}"
+
+    def ask_builds(self) -> None:
+        """Ask the pipeline, which may take its time: for a thread of its own."""
+        if self.builds is None:
+            return
+        try:
+            self._builds = {str(each["id"]): dashboard_builds.shown(each) for each in self.builds.last()}
+            self._build_problem = ""
+        except (SalternError, ValueError, TypeError, KeyError, AttributeError) as error:
+            self._build_problem = f"builds are shown as they were: {short(error, 160)}"
 
     def _trouble(self, what: str, words: str) -> None:
         if self._problems.get(what) != words:

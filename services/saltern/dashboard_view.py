@@ -66,6 +66,7 @@ class World:
     :ivar shares: of the canary's steps, per cent
     :ivar judged: the verdict on the last seconds and the two windows it rests on
     :ivar intents: at work, waiting, or ended lately
+    :ivar builds: by id, as `dashboard_builds.shown` has them
     :ivar flags: by key: state, defaultVariant, variants, targeted
     :ivar lines: of the journal, oldest first
     :ivar problems: what could not be read, and why
@@ -88,6 +89,7 @@ class World:
     intents: Sequence[Intent] = ()
     alerts: Sequence[Alert] = ()
     silences: Sequence[Mapping[str, Any]] = ()
+    builds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     flags: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     lines: Sequence[journal.Line] = ()
     problems: Sequence[str] = ()
@@ -114,6 +116,7 @@ def document(world: World) -> dict[str, Any]:
         "intents": {intent.id: intention(intent) for intent in world.intents},
         "alerts": {alert.fingerprint: alarm(alert.at(world.at)) for alert in world.alerts},
         "silences": {str(each.get("id", "")): silence(each) for each in world.silences},
+        "builds": dict(world.builds),
         "flags": {key: flag(each) for key, each in world.flags.items()},
         "journal": {line.id: told(line) for line in world.lines[-LINES_SHOWN:]},
     })  # fmt: skip

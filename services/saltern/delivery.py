@@ -19,7 +19,7 @@ from typing import Any
 
 import redis
 
-from saltern import artifact, events, pillar, rejections, rollouts
+from saltern import artifact, bucket, events, pillar, rejections, rollouts
 from saltern.artifact import Artifact
 from saltern.builds import BUILDS
 from saltern.errors import SalternError
@@ -32,6 +32,9 @@ from saltern.provisioning import Facts, Kind, Refused, Work
 from saltern.registry import Registry
 
 KIND, POOL = "fetch", "build"
+UPLOAD, BUCKET = "upload", "bucket"
+"""The kind of intent that puts an artifact into the bucket, and the lane they have: a bucket that is away holds up none
+of what is built."""
 RESULTS = ("queued", "passed", "failed", "cancelled")
 FETCH_S = 60.0
 LARGEST = 256 * 1024 * 1024
@@ -128,7 +131,11 @@ def remember(client: redis.Redis, said: Mapping[str, Any]) -> None:
 def kinds(fleet: Fleet) -> dict[str, Kind]:
     """What the conductor is to do for `deliver`."""
     steps = (("fetch", partial(fetch, fleet)), ("keep", partial(keep, fleet)), ("roll", partial(roll, fleet)))
-    return {KIND: Kind(6, steps, undone="what ran before runs on")}
+    upload_step = (("upload", partial(upload, fleet)),)
+    return {
+        KIND: Kind(6, steps, undone="what ran before runs on"),
+        UPLOAD: Kind(8, upload_step, undone="the master has it, and the bucket has not"),
+    }
 
 
 def _artifact(args: Mapping[str, Any]) -> Artifact:
@@ -174,12 +181,27 @@ def download(url: str) -> bytes:
     return content
 
 
+def upload(fleet: Fleet, work: Work) -> Facts:
+    """Put it into the bucket.
+
+    :raises SalternError: it cannot be; it is tried again
+    """
+    one = _artifact(work.intent.args)
+    return {"release": one.id, "uploaded": bucket.keep(fleet, one)}
+
+
 def keep(fleet: Fleet, work: Work) -> Facts:
-    """Put it into the catalogue of releases."""
+    """Put it into the catalogue of releases, and have it put into the bucket if there is one."""
     args = work.intent.args
+    if pillar.load(fleet.pillar_dir)["pipeline"]["bucket"]["name"]:
+        wanted = {name: args[name] for name in ("release", "sha256", "platform")}
+        Queue(work.client, work.intent.by).put(
+            Intent(UPLOAD, BUCKET, wanted, f"{UPLOAD}:{args['release']}", work.intent.journal, work.intent.by)
+        )
     artifact.keep(
-        fleet, _artifact(args), branch=short(args["ref"]), commit=args["commit"], author=args["author"]
-    )
+        fleet, _artifact(args), branch=short(args["ref"]), commit=args["commit"], author=args["author"],
+        pinned=refs.is_tag(args["ref"]),
+    )  # fmt: skip
     return {"kept": args["release"]}
 
 

@@ -27,6 +27,12 @@ FLEET_NAME = re.compile(r"^[a-z][a-z0-9]{0,9}\Z")
 # Unix socket paths end at 107 bytes; Salt's longest name below the run folder takes 40 of them.
 LONGEST_STATE_DIR = 60
 FIRST_HOST = 10
+LOCAL, NO_CLOUD = "local", "none"
+# Where a fleet's machines come from: made on this host, rented, or there already.
+CLOUDS = (LOCAL, "digitalocean", "ec2", "azure", NO_CLOUD)
+# What a master that this host's systemd runs is called there, and the user it is run as.
+SERVICE, SERVICE_USER = "saltern-master", "salt"
+HOST_NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
 # RFC 1918.
 PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 
@@ -56,12 +62,20 @@ class Fleet:
     :ivar subnet: IPv4 network of its machines; the host is its first address
     :ivar state_dir: everything the fleet keeps on this host
     :ivar pillar_dir: the pillar its master serves
+    :ivar cloud: where its machines come from, one of CLOUDS
+    :ivar address: where the master listens, if not at the first address of the subnet
+    :ivar known_as: what machines are told their master is called, if not its address
+    :ivar installed: whether this host's systemd runs the master, as a user of its own
     """
 
     name: str
     subnet: str
     state_dir: Path
     pillar_dir: Path = REPOSITORY / "pillar"
+    cloud: str = LOCAL
+    address: str = ""
+    known_as: str = ""
+    installed: bool = False
 
     def __post_init__(self) -> None:
         if not FLEET_NAME.match(self.name):
@@ -77,6 +91,14 @@ class Fleet:
         if not any(map(network.subnet_of, PRIVATE)) or not 16 <= network.prefixlen <= 26:
             raise SalternError(
                 f"subnet {self.subnet}: not a private IPv4 network between /16 and /26, such as {DEFAULT_SUBNET}"
+            )
+        if self.cloud not in CLOUDS:
+            raise SalternError(f"cloud {self.cloud!r}: not one of {', '.join(CLOUDS)}")
+        if self.address and not _within(self.address, network):
+            raise SalternError(f"address {self.address!r}: not an IPv4 address of {self.subnet}")
+        if self.known_as and not HOST_NAME.match(self.known_as):
+            raise SalternError(
+                f"name {self.known_as!r}: not a host's name or address, such as salt.example.org"
             )
         if len(str(self.state_dir)) > LONGEST_STATE_DIR:
             raise SalternError(
@@ -103,7 +125,17 @@ class Fleet:
     @property
     def gateway(self) -> str:
         """The host's own address in the fleet: the master listens here."""
-        return str(next(self.network.hosts()))
+        return self.address or str(next(self.network.hosts()))
+
+    @property
+    def master(self) -> str:
+        """What machines are told their master is: a name that another machine can take over, or its address."""
+        return self.known_as or self.gateway
+
+    @property
+    def user(self) -> str:
+        """Whom the master runs as. The local cloud makes machines, which only root can."""
+        return SERVICE_USER if self.installed else "root"
 
     @property
     def machines_dir(self) -> Path:
@@ -132,7 +164,7 @@ class Fleet:
 
     def save(self) -> None:
         self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        values = {k: str(v) for k, v in dataclasses.asdict(self).items()}
+        values = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
         write_atomically(self.state_dir / "fleet.json", json.dumps(values, indent=1) + "\n")
 
     @classmethod
@@ -145,8 +177,10 @@ class Fleet:
         try:
             values = json.loads(path.read_text())
             return cls(
-                values["name"], values["subnet"], Path(values["state_dir"]), Path(values["pillar_dir"])
-            )
+                values["name"], values["subnet"], Path(values["state_dir"]), Path(values["pillar_dir"]),
+                values.get("cloud", LOCAL), values.get("address", ""), values.get("known_as", ""),
+                bool(values.get("installed", False)),
+            )  # fmt: skip
         except FileNotFoundError as error:
             raise SalternError(f"{state_dir}: no fleet is kept here; `./saltern up` makes one") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -206,6 +240,13 @@ class Fleet:
             yield
 
 
+def _within(address: str, network: ipaddress.IPv4Network) -> bool:
+    try:
+        return ipaddress.IPv4Address(address) in network
+    except ValueError:
+        return False
+
+
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
     """Put `text` at `path` whole or not at all: readers never see half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +258,7 @@ def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def choose(name: str | None = None, state_dir: str | None = None, subnet: str | None = None,
-           pillar_dir: str | None = None) -> Fleet:  # fmt: skip
+           pillar_dir: str | None = None, cloud: str | None = None) -> Fleet:  # fmt: skip
     """The fleet a command means: the kept one where there is one, else one with these settings.
 
     :raises SalternError: a setting contradicts the fleet that is kept there, or is not valid
@@ -229,10 +270,18 @@ def choose(name: str | None = None, state_dir: str | None = None, subnet: str | 
         subnet or DEFAULT_SUBNET,
         folder,
         Path(pillar_dir).resolve() if pillar_dir else REPOSITORY / "pillar",
+        cloud or LOCAL,
     )
     if not wanted.exists():
         return wanted
     kept = Fleet.load(folder)
+    if cloud and cloud != kept.cloud:
+        if kept.cloud != NO_CLOUD and kept.inventory():
+            raise SalternError(
+                f"fleet in {folder}: its machines are at {kept.cloud}, not {cloud}; "
+                f"`./saltern down --fleet {kept.name}` first, or take another --fleet"
+            )
+        kept = dataclasses.replace(kept, cloud=cloud)
     for field, given, has in (("name", name, kept.name), ("subnet", subnet, kept.subnet)):
         if given and given != has:
             raise SalternError(

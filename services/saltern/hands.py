@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from saltern import artifact, redis_runs
+from saltern import artifact, bucket, redis_runs
 from saltern.errors import SalternError
 from saltern.fleet import Fleet
 from saltern.jobs import Jobs
+from saltern.shell import last_line
 from saltern.up import outcome
+
+log = logging.getLogger("saltern.hands")
 
 ASK_SECONDS = 2.0
 LONGEST_ANSWER = 65_536
@@ -33,8 +37,24 @@ class Hands(Protocol):
     def assign(self, changes: Mapping[str, str], drop: Iterable[str] = ()) -> None:
         """Say which release pools and machines shall run, and which machines what their pool does."""
 
-    def stage(self, ids: Sequence[str], release: str, seconds: float, alive: Alive) -> Mapping[str, str]:
-        """Put a release on the disks, beside what runs; what went wrong, by machine."""
+    def look(self, ids: Sequence[str], seconds: float, alive: Alive) -> Mapping[str, Sequence[str]]:
+        """The states that are not as they should be, by machine; one that does not say so in time is missing."""
+
+    def stage(
+        self, ids: Sequence[str], release: str, last: int, seconds: float, alive: Alive
+    ) -> Mapping[str, str]:
+        """Put a release on the disks, beside what runs; what went wrong, by machine.
+
+        :param last: how many releases of each pool stay there; older ones make room
+        """
+
+    def switch(
+        self, ids: Sequence[str], release: str, idle: bool, seconds: float, alive: Alive
+    ) -> Mapping[str, str]:
+        """Have the product run a release that is assigned, and nothing else; what went wrong, by machine.
+
+        :param idle: whether they are drained, so that nothing is waited for before the old one ends
+        """
 
     def apply(self, ids: Sequence[str], states: str, seconds: float, alive: Alive) -> Mapping[str, str]:
         """Have machines apply states ("": all of theirs) and wait for the end; what went wrong, by machine."""
@@ -72,11 +92,39 @@ class FleetHands:
         known = artifact.known(self.fleet)
         artifact.want(self.fleet, {name: _one(known, id_) for name, id_ in changes.items()}, drop=drop)
 
-    def stage(self, ids: Sequence[str], release: str, seconds: float, alive: Alive) -> Mapping[str, str]:
-        # Fetched, not unpacked: that needs a run of states, whose processor time a machine spends on switching anyway.
-        source = f"salt://{_one(artifact.known(self.fleet), release).file}"
-        said = self.jobs.call(ids, "cp.cache_file", [source], seconds=seconds, alive=alive, again=True)
-        return {id_: f"{source} did not get there" for id_ in ids if not said.get(id_)}
+    def stage(
+        self, ids: Sequence[str], release: str, last: int, seconds: float, alive: Alive
+    ) -> Mapping[str, str]:
+        bucket.restore(self.fleet, _one(artifact.known(self.fleet), release))
+        keep = sorted(artifact.on_disks(self.fleet, last))
+        said = self._release("put", ids, release, seconds, alive, keep=keep)
+        late = f"{release} was not put on its disk within {seconds:g} s"
+        return {id_: _refused(said[id_]) if id_ in said else late for id_ in ids if not _took(said.get(id_))}
+
+    def look(self, ids: Sequence[str], seconds: float, alive: Alive) -> Mapping[str, Sequence[str]]:
+        options = {"queue": True, "test": True}
+        said = self.jobs.call(ids, "state.apply", [], options, seconds=seconds, alive=alive, again=True)
+        return {id_: differing(answer) for id_, answer in said.items()}
+
+    def switch(
+        self, ids: Sequence[str], release: str, idle: bool, seconds: float, alive: Alive
+    ) -> Mapping[str, str]:
+        said = self._release("switch", ids, release, seconds, alive, idle=idle)
+        late = f"it was not switched to {release} within {seconds:g} s"
+        faults = {id_: late for id_ in ids if id_ not in said}
+        if odd := [id_ for id_ in ids if id_ in said and not _took(said[id_])]:
+            log.warning("%s: %s; the product's states are applied", ", ".join(odd), _refused(said[odd[0]]))
+            faults |= self.apply(odd, "product", seconds, alive)
+        return faults
+
+    def _release(
+        self, what: str, ids: Sequence[str], release: str, seconds: float, alive: Alive, **more: Any
+    ) -> Mapping[str, Any]:
+        one = _one(artifact.known(self.fleet), release)
+        arguments = [one.id, f"salt://{one.file}", one.sha256, one.platform]
+        return self.jobs.call(
+            ids, f"release.{what}", arguments, more, seconds=seconds, alive=alive, again=True
+        )
 
     def apply(self, ids: Sequence[str], states: str, seconds: float, alive: Alive) -> Mapping[str, str]:
         names = [states] if states else []
@@ -113,6 +161,22 @@ class FleetHands:
             if about["role"] == "replica" and about["link"] != "up":
                 return f"{id_} does not follow {about['of']}"
         return ""
+
+
+def differing(returned: object) -> list[str]:
+    """The states that would change something or could not, from what a highstate in test mode returned."""
+    if not isinstance(returned, dict):
+        return outcome(returned)[1]
+    return [str(each.get("__id__", "?")) for each in returned.values() if each.get("result") is not True]
+
+
+def _took(said: object) -> bool:
+    """Whether a function of salt/_modules/release.py did what it should."""
+    return isinstance(said, Mapping) and "release" in said
+
+
+def _refused(said: object) -> str:
+    return last_line(str(said))
 
 
 def _one(known: Mapping[str, artifact.Artifact], id_: str) -> artifact.Artifact:

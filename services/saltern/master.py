@@ -11,12 +11,15 @@ import string
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
+from saltern import pillar
 from saltern.errors import SalternError
-from saltern.fleet import REPOSITORY, Fleet, write_atomically
+from saltern.fleet import LOCAL, REPOSITORY, SERVICE, Fleet, write_atomically
 from saltern.local import cgroup
 from saltern.shell import last_line
 
@@ -38,6 +41,10 @@ def configuration(fleet: Fleet) -> dict[str, str]:
     values = {
         "name": fleet.name,
         "gateway": fleet.gateway,
+        "master": fleet.master,
+        # Machines elsewhere cannot reach a master that listens on this host's own bridge.
+        "rented_master": fleet.master if fleet.cloud != LOCAL else "",
+        "user": fleet.user,
         "repository": str(REPOSITORY),
         "state_dir": str(fleet.state_dir),
         "pki": str(fleet.pki),
@@ -53,6 +60,32 @@ def configuration(fleet: Fleet) -> dict[str, str]:
             raise SalternError(
                 f"{path}: {error} cannot be filled in; known are {', '.join(f'${{{v}}}' for v in sorted(values))}"
             ) from error
+    return clouds(fleet.cloud, answer, pillar.own_at_clouds(fleet.pillar_dir))
+
+
+PROVIDERS, PROFILES = "cloud.providers.d", "cloud.profiles.d"
+
+
+def clouds(chosen: str, files: Mapping[str, str], own: Mapping[str, Mapping]) -> dict[str, str]:
+    """The files of a fleet whose machines come from one cloud: `salt-cloud -p prod prod6` means that one.
+
+    :param chosen: the cloud
+    :param files: every file of the configuration by its path, those of the local cloud as the default
+    :param own: what the operator has set at each cloud; it goes over the provider's file
+    """
+    answer = dict(files)
+    for name, changes in own.items():
+        path = f"clouds/{name}/{PROVIDERS}/{name}.conf"
+        if changes and path in answer:
+            provider = yaml.safe_load(answer[path])
+            provider[name].update(changes)
+            answer[path] = yaml.safe_dump(provider, sort_keys=False)
+    if chosen == LOCAL:
+        return answer
+    answer = {path: text for path, text in answer.items() if not path.startswith((PROVIDERS, PROFILES))}
+    inside = f"clouds/{chosen}/"
+    for path in [path for path in answer if path.startswith((inside + PROVIDERS, inside + PROFILES))]:
+        answer[path.removeprefix(inside)] = answer[path]
     return answer
 
 
@@ -121,6 +154,13 @@ def start(fleet: Fleet) -> None:
 
     :raises SalternError: it ended or did not answer in time
     """
+    if fleet.installed:
+        if not answers(fleet):
+            raise SalternError(
+                f"{SERVICE}: does not answer on {fleet.gateway}; `systemctl restart {SERVICE}`, and "
+                f"`journalctl -u {SERVICE}` says why"
+            )
+        return
     if is_running(fleet) and answers(fleet):
         return
     stop(fleet)

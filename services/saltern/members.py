@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import redis
 
@@ -17,6 +18,7 @@ from saltern.topology import access
 
 # Events of an instance carry exactly these.
 FIELDS = {"port", "release"}
+LOOK_SECONDS = 1.0
 
 
 def link(fleet: Fleet, user: str = "admin") -> redis.Redis:
@@ -28,6 +30,18 @@ def link(fleet: Fleet, user: str = "admin") -> redis.Redis:
     kept = secrets.load(fleet)
     ca = certificates.authority(kept["tls"]) if settings["tls"] else ""
     return connect(access(found, settings, user, kept, ca))
+
+
+def await_redis(fleet: Fleet, going_on: Callable[[], bool]) -> bool:
+    """Wait until the fleet has a Redis machine, be it one that is yet to boot: a master is there before its machines.
+
+    :returns: whether there is one; without it, `going_on` said no
+    """
+    while going_on():
+        if redis_topology(fleet, load(fleet.pillar_dir)["redis"]) is not None:
+            return True
+        time.sleep(LOOK_SECONDS)
+    return False
 
 
 def begin(fleet: Fleet) -> None:

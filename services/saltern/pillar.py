@@ -211,6 +211,28 @@ def _yaml(path: Path) -> Any:
         raise SalternError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 
+def own_at_clouds(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the operator has set at each cloud (clouds.sls), or nothing where the pillar has no such file.
+
+    :raises SalternError: it cannot be read, or has a value of the wrong kind
+    """
+    path = folder / "clouds.sls"
+    if not path.exists():
+        return {}
+    found = _yaml(path)
+    try:
+        clouds = found["clouds"]
+    except (KeyError, TypeError) as error:
+        raise SalternError(f"{path}: no table `clouds:`; compare it with git") from error
+    whole = schema()
+    judge = jsonschema.Draft202012Validator(
+        {"properties": {"clouds": whole["properties"]["clouds"]}, "$defs": whole["$defs"]}
+    )
+    for error in judge.iter_errors({"clouds": clouds}):
+        raise SalternError(next(_lines(error)))
+    return clouds
+
+
 def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
     """What this machine alone is told: who and where it is, its secrets, what it shall run.
 

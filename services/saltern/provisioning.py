@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import redis
 
 from saltern import master
+from saltern.alert_store import Alarm
 from saltern.errors import SalternError
 from saltern.fleet import Fleet, role_of
 from saltern.intents import Intent
@@ -223,28 +224,6 @@ class Limits:
     serve_s: float
     configure_s: float
     drain_s: float
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """Something a person should know. Whoever takes it (the conductor's `alarm` hook) mails it or shows it.
-
-    :ivar name: what kind, such as ProvisionFailed; with `subject` it is the same alarm however often it is given
-    :ivar done: what the fleet did already
-    :ivar undo: the command that takes that back
-    :ivar firing: False: it is over
-    :ivar expires_s: seconds after which it is over by itself; 0 is never
-    """
-
-    name: str
-    subject: str
-    summary: str
-    severity: str = "warning"
-    done: str = ""
-    undo: str = ""
-    cause: str = ""
-    firing: bool = True
-    expires_s: float = 0.0
 
 
 @dataclass

@@ -25,6 +25,7 @@ from saltern import events, reflexes, rejections
 from saltern.errors import SalternError
 from saltern.events import Event, Rejected, Repeated
 from saltern.fleet import Fleet
+from saltern.members import await_redis
 from saltern.reflexes import Pressure
 from saltern.registry import RegistryError
 
@@ -267,6 +268,8 @@ def react(state_dir: str, *, listen: Callable[[float], Mapping[str, Any] | None]
         log.info("this master may not raise a priority; in a storm the reflexes take their turn")
     # An engine that outlived its master must end first.
     with fleet.locked("reflex"):
+        if not await_redis(fleet, lambda: os.getppid() == master):
+            return
         quick = Reflexes(fleet)
         failed: list[BaseException] = []
 

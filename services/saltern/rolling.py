@@ -7,6 +7,7 @@ written down too, and does not keep the other machines from going back.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -153,10 +154,25 @@ class Roller:
         return {"machines": list(plan.order), "was": plan.previous, "by": work.intent.by}
 
     def stage(self, plan: Plan, name: str, work: Work) -> Facts:
-        """Have the release on every disk before the first machine is taken out of traffic for it."""
-        seconds = self._settings().apply_s
-        faults = self.hands.stage(plan.order, plan.name, seconds, self._alive(work)) if plan.order else {}
-        return {FAILED: _first(faults)} if faults else {"machines": list(plan.order)}
+        """Have the release on every disk before the first machine is taken out of traffic for it.
+
+        Where nothing else would change it is then switched to, which is all that its highstate would do; a machine of
+        which more would change gets the whole of it when it is its turn.
+        """
+        seconds, alive = self._settings().apply_s, self._alive(work)
+        names = self._instances(work, plan.order)
+        differs = self.hands.look(names, seconds, alive) if plan.highstate and names else {}
+        faults = {
+            id_: f"its states were not looked at within {seconds:g} s" for id_ in names if id_ not in differs
+        }
+        if plan.highstate and faults:
+            return {FAILED: _first(faults)}
+        ready = [id_ for id_ in names if not differs.get(id_)]
+        faults = (
+            dict(self.hands.stage(ready, plan.name, self._settings().keep, seconds, alive)) if ready else {}
+        )
+        whole = {id_: list(states) for id_, states in differs.items() if states}
+        return {FAILED: _first(faults)} if faults else {"machines": ready, "whole": whole}
 
     def take(self, plan: Plan, name: str, work: Work) -> Facts:
         """Wait for the gates, and decide whose turn it is."""
@@ -191,7 +207,7 @@ class Roller:
         state, seen = work.registry.snapshot(), overview.read_observed(client)
         pool = plan.target if plan.releases else "prod"
         fires = [
-            f"{a.name} of {a.subject}"
+            a
             for a in (each.at(now) for each in AlertStore(client).all())
             if a.firing and a.name in settings.alerts
         ]
@@ -204,10 +220,16 @@ class Roller:
             out = frozenset(i.id for i in members if servers.get(i.id, {}).get("phase") != "ready")
         done = rollouts.done_machines(plan, work.facts)
         wants = {id_: i.want for id_, i in state.instances.items()}
+        # What fires of a machine since it is done is a word about what it was given: nobody waits for that to be over.
+        symptoms = [
+            f"{a.name} of {a.subject} since it is done"
+            for a in fires
+            if plan.gates and a.subject in done and a.since >= plan.began
+        ]
         return rollouts.Sight(
-            now=now, alerts=tuple(fires), out=out,
+            now=now, alerts=tuple(f"{a.name} of {a.subject}" for a in fires), out=out,
             requests=sum(row["requests"] for row in rows), errors=sum(row["http_5xx"] for row in rows),
-            sick=rollouts.sick(done, wants, (seen or {}).get("servers", {}), now),
+            sick=(*rollouts.sick(done, wants, (seen or {}).get("servers", {}), now), *symptoms),
         )  # fmt: skip
 
     # -- a group
@@ -252,9 +274,20 @@ class Roller:
         names = self._there(plan, work, rollouts.machines_of(name))
         if plan.releases:
             self.hands.assign(dict.fromkeys(names, plan.name))
-        states = plan.name if not plan.releases else "" if plan.highstate else "product"
-        faults = self.hands.apply(names, states, self._settings().apply_s, self._alive(work)) if names else {}
-        return {FAILED: _first(faults)} if faults else {"machines": names}
+        seconds, alive = self._settings().apply_s, self._alive(work)
+        switched = self._switched(plan, work, names)
+        rest = [id_ for id_ in names if id_ not in switched]
+        faults = dict(self.hands.switch(switched, plan.name, True, seconds, alive)) if switched else {}
+        if rest:
+            faults |= self.hands.apply(rest, "" if plan.releases else plan.name, seconds, alive)
+        return {FAILED: _first(faults)} if faults else {"machines": names, "switched": switched}
+
+    def _switched(self, plan: Plan, work: Work, names: Iterable[str]) -> list[str]:
+        """Those of which nothing but the release is to change."""
+        if not plan.releases:
+            return []
+        staged = work.facts.get(rollouts.step(plan.target, "stage"), {}).get("machines", ())
+        return [id_ for id_ in names if not plan.highstate or id_ in staged]
 
     def check(self, plan: Plan, name: str, work: Work) -> Facts:
         """Ask the machines themselves whether they are well, and run what they shall."""
@@ -264,6 +297,8 @@ class Roller:
             _until(self.hands.redis_whole, settings.serve_s, self._alive(work))
         found = self._well(work, self._instances(work, names), plan.name if plan.releases else "", settings)
         _until(found, settings.serve_s, self._alive(work))
+        if plan.releases:
+            self._register(work, names, plan.name)
         return {"machines": list(names), "started": self._started(work, names, settings)}
 
     def _started(self, work: Work, names: Iterable[str], settings: Settings) -> dict[str, Any]:
@@ -277,6 +312,13 @@ class Roller:
             if isinstance(said, dict) and "started" in said:
                 found[id_] = said["started"]
         return found
+
+    def _register(self, work: Work, names: Iterable[str], release: str) -> None:
+        """Write down what instances said that they run: one that was only switched tells nobody."""
+        for id_, there in self._some(work, names).items():
+            work.registry.register(
+                id_, there.addr, there.port, release, there.pool, by=WHO, cause=work.intent.journal
+            )
 
     def _well(self, work: Work, names: Sequence[str], release: str, settings: Settings) -> Callable[[], str]:
         """What says what is wrong with instances, empty when nothing is."""
@@ -448,26 +490,29 @@ class Roller:
         if plan.releases:
             # The pool has what it had until the end: a machine made anew meanwhile gets that too.
             self.hands.assign({id_: plan.was.get(id_, plan.previous) for id_ in names})
-        faults: dict[str, str] = {}
         changed = [
             id_
             for id_, there in going.items()
             if plan.releases and (told or not self._runs(there, plan.was.get(id_, plan.previous), settings))
         ]
-        try:
-            if changed:
-                self._drain(work, changed, settings, alive, force=False)
-        except SalternError as error:
-            # One that will not go idle, or must not leave, is changed all the same.
-            faults = dict.fromkeys(changed, str(error))
+        idle = False
         if changed:
-            faults = dict(self.hands.apply(changed, "product", settings.apply_s, alive))
+            # One that will not go idle, or must not leave, is changed all the same.
+            with contextlib.suppress(SalternError):
+                self._drain(work, changed, settings, alive, force=False)
+                idle = True
+        faults: dict[str, str] = {}
+        for release in dict.fromkeys(plan.was.get(id_, plan.previous) for id_ in changed):
+            those = [id_ for id_ in changed if plan.was.get(id_, plan.previous) == release]
+            faults |= self.hands.switch(those, release, idle, settings.apply_s, alive)
         for id_ in going:
             if id_ in faults:
                 continue
             release = plan.was.get(id_, plan.previous) if plan.releases else ""
             try:
                 _until(self._well(work, [id_], release, settings), settings.serve_s, alive)
+                if release:
+                    self._register(work, [id_], release)
                 self._ready(work, self._instances(work, [id_]), release, settings, alive)
             except (SalternError, RegistryError) as error:
                 faults[id_] = str(error)

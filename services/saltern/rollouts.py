@@ -63,6 +63,7 @@ class Settings:
     order: str
     on_failure: str
     highstate: bool
+    keep: int
     min_healthy_s: float
     steady_s: float
     drain_s: float
@@ -318,6 +319,8 @@ def gate(plan: Plan, settings: Settings, left: Sequence[str], sight: Sight) -> G
         return Gate(stop="; ".join(sight.sick))
     if sight.now > plan.began + plan.deadline_s:
         return Gate(stop=f"the deadline of {plan.deadline_s:g} s has passed")
+    if not plan.force and (why := frozen(settings.freeze, sight.now)):
+        return Gate(stop=f"nothing more is rolled now: {why}")
     if plan.gates:
         if why := too_many_errors(settings, sight):
             return Gate(stop=why)
@@ -530,7 +533,7 @@ DOING = {
     "stage": "is put on every disk",
     "take": "gates",
     "drain": "drains",
-    "apply": "applies its states",
+    "apply": "is changed",
     "check": "is asked whether it is well",
     "ready": "is put to work",
     "watch": "is watched",

@@ -21,18 +21,27 @@ def run(
     env: Mapping[str, str] | None = None,
     log: str | None = None,
     timeout: float | None = None,
+    alone: bool = False,
 ) -> str:
     """Run `command` to its end and return what it printed.
 
     :param text: what it reads on standard input
     :param log: a file that gets everything it prints, instead of the return value
     :param timeout: seconds until it is killed
+    :param alone: in a session of its own, where a terminal's Ctrl-C does not reach it
     :raises SalternError: it is not installed, took too long or exited with another status than 0
     """
     try:
         if log is None:
             done = subprocess.run(
-                command, input=text, env=env, capture_output=True, text=True, timeout=timeout, check=False
+                command,
+                input=text,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+                start_new_session=alone,
             )
             output, complaint = done.stdout, done.stderr or done.stdout
         else:
@@ -46,6 +55,7 @@ def run(
                     text=True,
                     timeout=timeout,
                     check=False,
+                    start_new_session=alone,
                 )
                 out.seek(0)
                 output = complaint = out.read()

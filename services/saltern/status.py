@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import redis
 
-from saltern import master, members
+from saltern import master, members, rented
 from saltern.errors import SalternError
-from saltern.fleet import Fleet, role_of
+from saltern.fleet import LOCAL, Fleet, role_of
 from saltern.local import machine
 from saltern.registry import Instance, Registry
 
 
-def urls(fleet: Fleet) -> dict[str, str]:
-    """Where a person finds the product and the rest."""
+def urls(fleet: Fleet, public: Mapping[str, Sequence[str]] | None = None) -> dict[str, str]:
+    """Where a person finds the product and the rest.
+
+    :param public: the public addresses of machines that have any, by id
+    """
     addresses = fleet.addresses()
     proxy, ops = addresses.get("proxy1"), addresses.get("ops1")
+    front = next(iter((public or {}).get("proxy1", ())), proxy)
     return {
-        "product": f"http://{proxy}/" if proxy else "",
+        "product": f"http://{front}/" if front else "",
         "admin": f"http://{proxy}:8081/" if proxy else "",
         "dashboard": f"http://{ops}:8080/" if ops else "",
         "alerts": f"http://{ops}:9093/" if ops else "",
@@ -32,8 +38,14 @@ def status(fleet: Fleet) -> dict:
     instances, notes = _instances(fleet)
     if not master.answers(fleet):
         notes.append("the Salt master does not answer; `./saltern up` starts it")
+    public: dict[str, list[str]] = {}
+    if fleet.cloud == LOCAL:
+        described = machine.describe(fleet)
+    else:
+        described, public, more = rented.describe(fleet)
+        notes += more
     machines = []
-    for name, about in sorted(machine.describe(fleet).items()):
+    for name, about in sorted(described.items()):
         usage = about["usage"] or {}
         instance = instances.get(name)
         machines.append({
@@ -50,7 +62,7 @@ def status(fleet: Fleet) -> dict:
     return {
         "fleet": fleet.name,
         "machines": machines,
-        "urls": urls(fleet),
+        "urls": urls(fleet, public),
         "state_dir": str(fleet.state_dir),
         "notes": notes,
     }

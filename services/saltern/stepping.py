@@ -33,9 +33,9 @@ from typing import Any
 import redis
 
 from saltern import samples, windows
+from saltern.alert_store import Alarm
 from saltern.errors import SalternError
 from saltern.judge import FAIL, HOLD, JudgeError, Record, Thresholds, Verdict, judge
-from saltern.provisioning import Alarm
 from saltern.registry import STEPS, Change, Conflict, Registry, RegistryError, State
 from saltern.rejections import printable
 from saltern.steps import (

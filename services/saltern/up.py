@@ -173,13 +173,15 @@ def _creating(fleet: Fleet, names: list[str]) -> Iterator[subprocess.Popen | Non
         raise
 
 
-def _apply(fleet: Fleet, names: list[str]) -> None:
+def _apply(fleet: Fleet, names: list[str]) -> str:
+    """Have machines take on their roles; the job's id."""
     done = subprocess.run(
         master.command(fleet, "salt", "--async", "-L", ",".join(names), "state.apply", "queue=True"),
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     if done.returncode:
         raise SalternError(f"salt state.apply: {last_line(done.stderr or done.stdout)}")
+    return last_line(done.stdout).split()[-1]
 
 
 class _Watch:
@@ -198,6 +200,13 @@ class _Watch:
     def _read(self, stream: Iterable[tuple[str, dict]]) -> None:
         for event in stream:
             self.queue.put(event)
+
+    def next(self, seconds: float) -> tuple[str, dict] | None:
+        """The next event, or None if there is none for so long."""
+        try:
+            return self.queue.get(timeout=seconds)
+        except queue.Empty:
+            return None
 
     def __exit__(self, *exc: object) -> None:
         self._events.__exit__(None, None, None)

@@ -4,13 +4,15 @@
 
 A whole fleet of its own, with the shipped numbers of pillar/rollout.sls but for the seconds a sick machine is given
 (`serve_s`, which is waited for on purpose). What scales by itself is off: a loaded fleet would grow meanwhile. 64
-keep-alive connections of wrk load it all the time, and a client beside checks every body. Left out: a WebSocket or long
-poll a machine, which the sample product has not; and the same roll by Ansible, for which the machines would need sshd.
+keep-alive connections of wrk load it all the time, and a client beside checks every body. Where the time goes is told
+step by step. Last, Ansible rolls the same over the same machines (see ansible_peer). Left out: a WebSocket or long poll
+a machine, which the sample product has not.
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import shutil
 import signal
@@ -19,13 +21,16 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import ansible_roll
 from benching import Figure, main, median, parse_wrk, report
 from fleet_bench import REPOSITORY, Live
 from fleet_bench import fleet as own_fleet
-from fleet_hands import changed_product, until
+from fleet_hands import Plant, changed_product, until
 from saltern import artifact, members, rollouts
 from saltern.fleet import Fleet, home
 from saltern.intents import Intent, Queue
@@ -132,7 +137,22 @@ def taken_back(intent: Intent, release: str) -> float:
     return float(intent.steps["prod1/back#1"]["at"]) - float(intent.steps[f"{release}/fail"]["at"])
 
 
-def bench(rolls: int = 3, connections: int = 64) -> dict[str, Any]:
+def shares(intents: Iterable[Intent]) -> dict[str, float]:
+    """Seconds of a roll by what they were spent on, the mean over rolls; what a step took is from the one before it."""
+    spent: dict[str, float] = defaultdict(float)
+    rolls = [intent.steps for intent in intents]
+    for steps in rolls:
+        ends = sorted((float(known["at"]), name) for name, known in steps.items() if "at" in known)
+        for (before, _), (at, name) in itertools.pairwise(ends):
+            spent[rollouts.parts(name)[1]] += at - before
+    return {
+        what: round(seconds / len(rolls), 2)
+        for what, seconds in spent.items()
+        if seconds / len(rolls) >= 0.05
+    }
+
+
+def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, Any]:
     """Measure rolls over five machines under load; returns the JSON object of a bench."""
     with tempfile.TemporaryDirectory(prefix="saltern-bench-") as place:
         folder = Path(place)
@@ -145,25 +165,71 @@ def bench(rolls: int = 3, connections: int = 64) -> dict[str, Any]:
             time.sleep(3)
             forth, back, one = [], [], []
             for _ in range(rolls):
-                forth.append(good(rolled(fleet, registry, new)))
-                back.append(good(rolled(fleet, registry, old, rollback=True)))
+                forth.append(rolled(fleet, registry, new))
+                good(forth[-1])
+                back.append(rolled(fleet, registry, old, rollback=True))
+                good(back[-1])
                 one.append(taken_back(rolled(fleet, registry, sick, order="id")[1], sick))
             requests, failed = load.end()
             checker.ended.set()
             checker.join()
+            peer, peer_failed = beside(live, fleet, (new, old), connections, folder) if ansible else ({}, 0)
     for words in checker.wrong[:5]:
         print(words, file=sys.stderr)
+    goes = {
+        name: [round(good(done), 1) for done in taken] for name, taken in (("forth", forth), ("back", back))
+    }
+    print(f"a roll spends {shares(intent for _, intent in forth)} s", file=sys.stderr)
+    print(f"a rollback spends {shares(intent for _, intent in back)} s", file=sys.stderr)
+    faster = (
+        [
+            Figure(
+                "times_faster_than_ansible",
+                round(peer["ansible"] / median(goes["forth"]), 1),
+                "times",
+                ">= 2",
+            ),
+            Figure("failed_by_ansible", peer_failed, "requests"),
+        ]
+        if peer
+        else []
+    )
     return report(
         "delivery",
         [
-            Figure("roll_five_s", round(median(forth), 1), "s", "<= 40", runs=[round(s, 1) for s in forth]),
-            Figure("rollback_five_s", round(median(back), 1), "s", "<= 15", runs=[round(s, 1) for s in back]),
+            Figure("roll_five_s", median(goes["forth"]), "s", "<= 40", peer, goes["forth"]),
+            Figure("rollback_five_s", median(goes["back"]), "s", "<= 15", runs=goes["back"]),
             Figure("rollback_one_s", round(median(one), 2), "s", "<= 2", runs=[round(s, 2) for s in one]),
             Figure("requests", requests + checker.answers, "requests", ">= 100000"),
             Figure("failed", failed + len(checker.wrong), "requests", "<= 0"),
             Figure("bodies_checked", checker.answers, "requests"),
+            *faster,
         ],
     )
+
+
+def beside(
+    live: Live, fleet: Fleet, releases: tuple[str, str], connections: int, folder: Path
+) -> tuple[dict[str, float], int]:
+    """The same roll by Ansible under the same load, and one of the release alone: seconds by peer, and requests that
+    failed.
+    """
+    if not ansible_roll.install():
+        return {}, 0
+    plant = Plant(fleet)
+    key = ansible_roll.open_ssh(plant, folder)
+    load = Load(live, connections)
+    time.sleep(3)
+    try:
+        rolls = [
+            ansible_roll.rolled(fleet, plant, release, folder, key, whole)
+            for release, whole in zip(releases, (True, False), strict=True)
+        ]
+    finally:
+        _, failed = load.end()
+    return dict(
+        zip(("ansible", "ansible_release_alone"), (round(each, 1) for each in rolls), strict=True)
+    ), failed
 
 
 if __name__ == "__main__":
@@ -171,4 +237,5 @@ if __name__ == "__main__":
         bench,
         rolls=(int, 3, "times a release is rolled out and back"),
         connections=(int, 64, "of wrk, keep-alive"),
+        ansible=(int, 1, "1: the same roll by Ansible beside; 0: without"),
     )

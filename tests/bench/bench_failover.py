@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import redis
@@ -18,6 +18,7 @@ from benching import Figure, main, median, report
 from fleet_bench import REPOSITORY
 from fleet_bench import fleet as own_fleet
 from saltern import members, pillar, redis_runs, secrets
+from saltern.demo.losses import Writer, process, well
 from saltern.fleet import Fleet, home
 from saltern.local import cgroup, machine
 from saltern.topology import access
@@ -30,41 +31,6 @@ from openfeature_redis.flagset import write
 KEY = "product:bench"
 LEAST_SECONDS = 60.0
 """How long anything here may take before the bench gives up."""
-
-
-@dataclass
-class Writer:
-    """Writes one number after the other, some confirmed by WAIT and some not, and notes what was answered and when."""
-
-    fleet: Fleet
-    wait: bool
-    answered: list[int] = field(default_factory=list)
-    moments: list[float] = field(default_factory=list)
-
-    def run(self, stop: threading.Event) -> None:
-        client, number, name = members.link(self.fleet), 0, self.name
-        while not stop.is_set():
-            number += 1
-            try:
-                if self.wait:
-                    with client.pipeline(transaction=False) as pipe:
-                        _, replicas = pipe.sadd(name, number).wait(1, 500).execute()
-                else:
-                    replicas = client.sadd(name, number)
-            except redis.RedisError:
-                time.sleep(0.005)
-                continue
-            if replicas:
-                self.answered.append(number)
-                self.moments.append(time.monotonic())
-
-    @property
-    def name(self) -> str:
-        return f"{KEY}:{'confirmed' if self.wait else 'unconfirmed'}"
-
-    def lost(self) -> int:
-        """Writes that were answered and are not there."""
-        return len(set(self.answered) - {int(n) for n in members.link(self.fleet).smembers(self.name)})
 
 
 @dataclass
@@ -98,25 +64,6 @@ def until(condition: Callable[[], object], what: str) -> None:
         if time.monotonic() > end:
             raise RuntimeError(f"not within {LEAST_SECONDS:g} s: {what}{trouble}")
         time.sleep(0.05)
-
-
-def well(fleet: Fleet) -> bool:
-    """Whether the primary has its replicas, and all Sentinels see them."""
-    status = redis_runs.status(fleet)
-    machines = status["machines"]
-    return machines.get(status["primary"], {}).get("good_replicas") == len(machines) - 1 and all(
-        each["sentinel"].startswith(f"{status['primary']} is primary; {len(machines) - 1} other")
-        for each in machines.values()
-    )
-
-
-def process(fleet: Fleet, id_: str) -> int:
-    """Redis' process on a machine, as the host sees it."""
-    for pid in cgroup.processes(f"{fleet.cgroup}/{id_}"):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if command.startswith(b"/usr/bin/redis-server") and b"sentinel" not in command:
-            return pid
-    raise RuntimeError(f"{id_} runs no Redis")
 
 
 def kill_process(fleet: Fleet, id_: str) -> Callable[[], None]:
@@ -164,7 +111,7 @@ def lose(
     Seconds without a write, writes lost with WAIT and without, and what the reader saw.
     """
     until(lambda: well(fleet), "all Redis machines are well")
-    confirmed, unconfirmed, reader = Writer(fleet, True), Writer(fleet, False), Reader(provider)
+    confirmed, unconfirmed, reader = Writer(fleet, True, KEY), Writer(fleet, False, KEY), Reader(provider)
     members.link(fleet).delete(confirmed.name, unconfirmed.name)
     stop, undo = threading.Event(), None
     threads = [threading.Thread(target=each.run, args=(stop,)) for each in (confirmed, unconfirmed, reader)]
@@ -183,8 +130,7 @@ def lose(
             thread.join()
         if undo:
             undo()
-    # What was answered while the signal was on its way belongs to the primary before.
-    pause = max(b - a for a, b in zip(confirmed.moments, confirmed.moments[1:], strict=False) if b > lost_at)
+    pause = confirmed.pause(lost_at)
     until(lambda: well(fleet), "the machine is a replica")
     return pause, confirmed.lost(), unconfirmed.lost(), reader
 
@@ -213,7 +159,7 @@ def measure(fleet: Fleet, runs: int) -> list[Figure]:
                 ]  # fmt: skip
     finally:
         client = members.link(fleet)
-        client.delete(Writer(fleet, True).name, Writer(fleet, False).name)
+        client.delete(Writer(fleet, True, KEY).name, Writer(fleet, False, KEY).name)
         if before is None:
             client.delete("saltern:flags")
         else:

@@ -7,13 +7,14 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from admin_stand import WRITE, AdminStand
-from dashboard_stand import DashboardStand, Painter
+from dashboard_stand import BUILDS, DashboardStand, Painter, alertmanager, builds_served
 from host import until
 from playwright.sync_api import Browser, Page, expect
 from traffic_stand import redis_server
@@ -27,15 +28,24 @@ SOON = 10_000
 class Play:
     """A small fleet that goes on by itself, its admin API, and the dashboard before both."""
 
-    def __init__(self, folder: Path, machines: dict[str, tuple[str, str]] | None = None) -> None:
+    def __init__(
+        self, folder: Path, machines: dict[str, tuple[str, str]] | None = None, silences: bool = False
+    ) -> None:
+        self.others = ExitStack()
+        changes = {"builds": self.others.enter_context(builds_served(folder))}
+        if silences:
+            process, self.alertmanager = alertmanager(folder)
+            self.others.callback(process.end)
+            changes["alertmanager"] = self.alertmanager.url
         self.redis, port = redis_server(folder / "redis")
         self.client = redis.Redis(port=port, decode_responses=True)
         self.painter = Painter(self.client, machines) if machines else Painter(self.client)
         self.painter.begin()
         for ago in range(60, 0, -1):
             self.painter.second(ago_s=float(ago))
-        self.admin = AdminStand(folder, port).start()
-        self.stand = DashboardStand(folder, port, self.admin.port).start()
+        told = {name: url for name, url in changes.items() if name != "builds"}
+        self.admin = AdminStand(folder, port, told).start()
+        self.stand = DashboardStand(folder, port, self.admin.port, changes).start()
         self._end = threading.Event()
         self._clock = threading.Thread(target=self._run, daemon=True)
         self._clock.start()
@@ -49,6 +59,7 @@ class Play:
         self._clock.join()
         for process in (self.stand.process, self.admin.process, self.redis):
             process.end()
+        self.others.close()
 
 
 @pytest.fixture
@@ -141,7 +152,33 @@ def test_every_view_shows_what_is(looked_at: Play, page: Page) -> None:
     expect(page.get_by_role("region", name="Flags")).to_contain_text("font_color")
     expect(page.get_by_role("region", name="Journal")).to_contain_text("canary.off canary")
     expect(page.get_by_role("button", name="Set share")).to_be_hidden()
-    expect(page.get_by_role("button", name=re.compile("Drain|Disable|Turn"))).to_have_count(0)
+    expect(page.get_by_role("button", name=re.compile("Drain|Disable|Turn|Start|Silence"))).to_have_count(0)
+
+
+def test_a_builds_log_tests_and_coverage_open_from_its_card(looked_at: Play, page: Page) -> None:
+    good, odd = BUILDS
+    opened(page, looked_at)
+    builds = page.get_by_role("region", name="Builds")
+    cards = builds.locator("#build-list > li")
+    expect(cards).to_have_count(2, timeout=SOON)
+    # The newest first; what a build says of itself is words.
+    expect(cards.nth(0)).to_contain_text("<b>odd</b> ffffff0")
+    expect(cards.nth(0)).to_contain_text("<script>alert(1)</script> · Jo")
+    expect(cards.nth(0)).to_contain_text("test: tests failed")
+    expect(cards.nth(1)).to_contain_text("3 tests · coverage 81.3 % · 0 findings · release r2709ee1d8651")
+    expect(cards.nth(1)).to_contain_text("to canary, serves on staging1")
+    expect(cards.nth(0).get_by_role("button")).to_have_count(1)
+    dialog = page.locator("#report")
+    builds.get_by_role("button", name=f"Log of build {odd.id}").click()
+    expect(dialog.locator("pre")).to_have_text("== build\nof <script>alert(1)</script>\n", timeout=SOON)
+    dialog.get_by_role("button", name="Close").click()
+    builds.get_by_role("button", name=f"Tests of build {good.id}").click()
+    expect(dialog).to_contain_text("1 passed, 1 failed, 1 skipped.", timeout=SOON)
+    expect(dialog.get_by_role("row", name="tests.test_items::test_long assert 1 == 2")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    builds.get_by_role("button", name=f"Coverage of build {good.id}").click()
+    expect(dialog.get_by_role("row").nth(1)).to_contain_text("product/items.py", timeout=SOON)
 
 
 def test_a_machine_that_dies_is_red_and_then_green_again_and_is_said_aloud(play: Play, page: Page) -> None:
@@ -195,7 +232,7 @@ def test_a_page_that_lost_its_connection_says_so_and_catches_up(play: Play, page
     expect(page.locator("#live-word")).to_have_text("connection lost, trying again", timeout=SOON)
     play.painter.registry.set_share(12, by="anna")
     play.stand.start()
-    expect(page.locator("#live-word")).to_have_text("live", timeout=20_000)
+    expect(page.locator("#live-word")).to_have_text("live", timeout=SOON)
     expect(page.locator("#share")).to_contain_text("12 %")
 
 
@@ -293,6 +330,56 @@ def test_the_canary_a_machine_and_a_flag_are_changed_from_the_page(play: Play, p
     expect(page.get_by_role("button", name="Sign in to change")).to_be_visible()
 
 
+def test_a_release_is_led_by_steps_from_the_page(play: Play, page: Page) -> None:
+    opened(page, play)
+    acts = page.locator("#step-acts")
+    expect(acts).to_be_hidden()
+    sign_in(page)
+
+    def press(command: str, *words: str) -> None:
+        acts.get_by_role("button", name=command).click()
+        page.get_by_label("Why? One line for the journal").fill("so")
+        confirm(page, *words)
+
+    press("Start", "r2, which the canary runs, gets 5 % of the requests", "5 %, 10 %, 30 %, 60 %, 100 %")
+    expect(page.locator("#steps-word")).to_contain_text("On its way · release r2", timeout=SOON)
+    expect(acts.get_by_role("button")).to_have_text(["Pause…", "Promote…", "Abort…"])
+    press("Pause", "r2 stays at its share")
+    expect(page.locator("#steps-word")).to_contain_text("Paused", timeout=SOON)
+    press("Resume", "The step of r2 at 5 % begins anew")
+    expect(page.locator("#steps-word")).to_contain_text("On its way", timeout=SOON)
+    press("Promote", "r2 counts as good")
+    expect(page.locator("#steps-word")).to_contain_text("Promoted", timeout=SOON)
+    press("Abort", "r2 never comes back by steps")
+    expect(page.locator("#steps-word")).to_contain_text("Aborted · release r2 · so", timeout=SOON)
+    assert play.painter.registry.snapshot().split.share == 0
+    expect(acts.get_by_role("button")).to_have_text(["Start…"])
+
+
+def test_an_alert_is_silenced_for_some_hours_and_the_silence_ended(
+    tmp_path: Path, page: Page, request: pytest.FixtureRequest
+) -> None:
+    play = Play(tmp_path, silences=True)
+    request.addfinalizer(play.close)
+    opened(page, play)
+    expect(page.get_by_role("button", name=re.compile("Silence"))).to_have_count(0)
+    sign_in(page)
+    page.get_by_role("button", name="Silence CpuHigh of staging1").click()
+    dialog = page.locator("#confirm")
+    expect(dialog).to_contain_text("For 2 hours nobody is mailed about CpuHigh of staging1.", timeout=SOON)
+    page.get_by_label("For how many hours").fill("4")
+    page.get_by_label("Why? One line for the journal").fill("new disk")
+    confirm(page, "For 4 hours nobody is mailed", "The alert stays in the list")
+    (silence,) = play.alertmanager.silences()
+    assert silence["comment"] == "new disk"
+    silences = page.locator("#silence-list")
+    expect(silences).to_contain_text("alertname=CpuHigh, machine=staging1", timeout=SOON)
+    silences.get_by_role("button", name=re.compile("End the silence")).click()
+    confirm(page, "The silence of alertname=CpuHigh, machine=staging1 is over")
+    expect(silences.locator("li")).to_have_count(0, timeout=SOON)
+    assert play.alertmanager.silences() == []
+
+
 def test_a_wrong_token_is_refused_in_the_dialog_and_a_session_outlives_a_reload(
     play: Play, page: Page
 ) -> None:
@@ -344,6 +431,10 @@ def test_the_accessibility_checks_find_nothing(
         page.get_by_role("button", name="Turn on").click()
         expect(page.locator("#confirm")).to_be_visible(timeout=SOON)
     else:
+        page.get_by_role("button", name=f"Tests of build {BUILDS[0].id}").click()
+        expect(page.locator("#report")).to_contain_text("1 failed", timeout=SOON)
+        assert violations() == []
+        page.keyboard.press("Escape")
         page.get_by_role("button", name="Sign in to change").click()
     assert violations() == []
     context.close()
@@ -359,8 +450,8 @@ def test_the_keyboard_reaches_everything_and_sees_where_it_is(looked_at: Play, p
     for each in landmarks:
         expect(page.get_by_role(each)).to_have_count(1)
     heads = page.locator("h1, h2").all_inner_texts()
-    assert [head.split()[0] for head in heads if head][:8] == [
-        "Saltern", "Traffic", "Canary", "Machines", "At", "Alerts", "Flags", "Journal",
+    assert [head.split()[0] for head in heads if head][:9] == [
+        "Saltern", "Traffic", "Canary", "Machines", "At", "Builds", "Alerts", "Flags", "Journal",
     ]  # fmt: skip
 
 

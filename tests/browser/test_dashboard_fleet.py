@@ -37,7 +37,7 @@ def test_every_view_shows_the_fleet_and_a_share_set_there_reaches_haproxy(
         expect(box).to_contain_text(re.compile(r"heard (just now|\d+ s ago)"), timeout=90_000)
         if machine["release"]:
             expect(box).to_contain_text(machine["release"])
-    for region in ("Traffic", "Canary", "Machines", "At work", "Alerts", "Flags", "Journal"):
+    for region in ("Traffic", "Canary", "Machines", "At work", "Builds", "Alerts", "Flags", "Journal"):
         expect(page.get_by_role("region", name=region, exact=True)).to_be_visible()
     expect(page.get_by_role("region", name="Flags")).to_contain_text("font_color")
     page.get_by_role("button", name="Sign in to change").click()

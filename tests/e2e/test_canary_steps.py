@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fleet_commands import Live, wait_for
 from fleet_hands import changed_product
-from saltern import artifact, members
+from saltern import artifact, journal, members
 from saltern.fleet import Fleet
 from saltern.registry import JOURNAL, Registry
 from saltern.stepping import look
@@ -112,6 +112,8 @@ def test_a_good_release_gets_more_step_by_step_unless_a_person_says_no(
         "canary.started", "canary.paused", "canary.resumed", "canary.stepped", "canary.stepped", "canary.promoted",
         "canary.off", "canary.aborted", "canary.on",
     ]  # fmt: skip
+    why = [row["what"].split()[0] for row in journal.why(registry.client, "canary.promoted")["chain"]]
+    assert why[-6:] == kinds[:6]
 
 
 def test_a_release_that_fails_is_out_at_once(

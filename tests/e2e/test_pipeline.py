@@ -110,6 +110,9 @@ def test_a_one_line_change_pushed_to_staging_serves_on_the_canary(live, plant, c
     assert shown["tests"]["failures"] == 0
     # The diary leads from the push to the deploy.
     assert plant.journal("build.passed", shown["created"] - 5, build=build["id"])
+    rows = wait_for(lambda: asked(live, "journal.why", f"{after} done").get("chain"), 60, "the roll is done")
+    why = [row["what"].split()[0] for row in rows]
+    assert why[:2] == ["salt/beacon/ops1/build/passed", "build.passed"] and why[-1].endswith(".done"), why
 
 
 def test_a_failing_test_deploys_nothing_and_its_author_gets_a_mail_with_what_failed(live, plant, copy):

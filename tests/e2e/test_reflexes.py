@@ -11,13 +11,12 @@ import json
 import time
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import redis
 from fleet_commands import Live
-from fleet_hands import Plant, bus, reactions, said, text_of, until
-from saltern import alertmanager, master, rejections, secrets
+from fleet_hands import Plant, bus, felt, reactions, said, text_of, until
+from saltern import alertmanager, journal, master, rejections, secrets
 from saltern.conductor import SCALE
 from saltern.fleet import Fleet
 from saltern.intents import Queue
@@ -50,24 +49,6 @@ def plant(fleet_plant: Plant) -> Iterator[Plant]:
 
     # A minion that was slow to answer is asked again.
     until(lambda: not firing(), 40, "nothing fires")
-
-
-def felt(role: str, **settings: object) -> list[dict[str, Any]]:
-    """A beacon's settings with which machines of one role alone feel, from 50 % on, and say much.
-
-    On a host with two processors a test's load waits for one as often as not: that counts.
-    """
-    of_role = {
-        "high": 50,
-        "low": 45,
-        "for": 2,
-        "clear": 2,
-        "refresh": 2,
-        "calm": 2,
-        "waiting": True,
-        **settings,
-    }
-    return [{"high": 100}, {"for": 3600}, {"roles": {role: of_role}}]
 
 
 def over(plant: Plant, name: str, subject: str) -> None:
@@ -296,6 +277,8 @@ def test_overloaded_production_grows_by_a_machine_and_gives_the_youngest_up_when
     (queued, _) = plant.journal("intent.queued", began, kind="scale")
     edge, _ = queued["cause"].split(" ")
     assert edge.startswith("salt/beacon/prod") and edge.endswith("/cpu/high")
+    why = [row["what"].split()[0] for row in journal.why(plant.registry.client, "scale.make prod6")["chain"]]
+    assert why == [edge, "intent.queued", "scale.make"]
     (drained,), (ended,) = plant.journal("scale.drain", began), plant.journal("scale.end", began)
     assert drained["id"] < ended["id"]
 
@@ -311,6 +294,8 @@ def test_a_machine_that_was_killed_is_replaced_once_and_a_person_is_told(plant: 
         until(lambda: not Queue(plant.registry.client).unfinished(), 30, "all is done")
     assert len(plant.journal("machine.lost", began)) == 1
     assert len(plant.journal("heal.make", began)) == 1
+    why = [row["what"].split()[0] for row in journal.why(plant.registry.client, "heal.make prod3")["chain"]]
+    assert why == ["machine.lost", "intent.queued", "heal.make"]
     until(lambda: plant.mails(began, "prod3 is gone", "prod3 is made anew"), 15, "the mail")
 
 

@@ -26,6 +26,18 @@ SICK_ON_PROD3 = (
     '        if settings.instance == "prod3":\n            raise RuntimeError("a defect on prod3 alone")\n'
 )
 DIES_SOON = "    import os, threading\n\n    threading.Timer(5, os._exit, [1]).start()\n"
+# Not beyond what a machine can bear: it is the alert that is to end it.
+LEAKS = """    import threading, time
+
+    def leak() -> None:
+        held = []
+        while len(held) < 32:
+            held.append(b"x" * (8 << 20))
+            time.sleep(0.25)
+        time.sleep(3600)
+
+    threading.Thread(target=leak, daemon=True).start()
+"""
 PRODUCTION = {f"prod{n}" for n in range(1, 6)}
 
 
@@ -114,6 +126,8 @@ def test_a_good_release_goes_over_five_machines_and_back_and_no_request_fails(
     tmp_path: Path,
 ) -> None:
     release = make()
+    # Whatever tests before this one left: nothing but the release is to change now.
+    live.answer("prod*", "state.apply", "queue=True", timeout=300)
     plan = runner(live, "plan", release)
     assert len(plan["would"]) == 5 and all(f"{old} to {release}" in line for line in plan["would"])
     began = time.time()
@@ -125,6 +139,8 @@ def test_a_good_release_goes_over_five_machines_and_back_and_no_request_fails(
         assert running(registry) == dict.fromkeys(PRODUCTION, release)
         assert artifact.releases(fleet)["prod"].id == release
         assert not PRODUCTION & artifact.releases(fleet).keys()
+        (roll,) = (i for i in rollouts.rolls(registry.client) if i.id == done["intent"])
+        assert set(roll.steps["prod/stage"]["machines"]) == PRODUCTION
         back = runner(live, "rollback", "wait=600", "by=jo")
         assert (back["state"], back["name"]) == ("done", old), back
         assert running(registry) == dict.fromkeys(PRODUCTION, old)
@@ -171,6 +187,50 @@ def test_a_release_that_starts_and_dies_after_five_seconds_does_not_stay(
     assert running(registry) == dict.fromkeys(PRODUCTION, old)
     assert "died" in done["error"] or "down" in done["error"], done
     assert live.instances_seen(20) <= {*PRODUCTION, "staging1"}
+
+
+def test_a_release_that_leaks_memory_is_found_out_by_the_alert_about_its_machine(
+    live: Live, registry: Registry, plant: Plant, old: str, make: Callable[..., str]
+) -> None:
+    high = {"high": 50, "low": 45, "for": 2, "clear": 2, "refresh": 2}
+    felt = [{"high": 100}, {"for": 3600}, {"roles": {"prod": high}}]
+    with plant.set(",".join(sorted(PRODUCTION)), beacons={"memory": felt}):
+        done = runner(live, "start", make(LEAKS, START), "wait=600", "highstate=False", "steady_s=60")
+        assert "roll prod: failed" in done["error"], done
+        assert "MemoryHigh of prod" in done["error"] and "since it is done" in done["error"]
+        assert running(registry) == dict.fromkeys(PRODUCTION, old)
+        for id_ in sorted(PRODUCTION):
+            wait_for(lambda id_=id_: not plant.alert("MemoryHigh", id_), 60, f"{id_} has memory again")
+
+
+def test_a_machine_that_hangs_over_its_highstate_is_given_up_and_serves_the_old_release(
+    live: Live, registry: Registry, plant: Plant, old: str, make: Callable[..., str]
+) -> None:
+    """More than the release would change on prod3, and what is to change it never ends."""
+    release, root = make(), plant.root("prod3")
+    usermod, kept, passwd = root / "usr/sbin/usermod", root / "usr/sbin/usermod.kept", root / "etc/passwd"
+    users = passwd.read_text()
+    usermod.rename(kept)
+    try:
+        usermod.write_text("#!/bin/sh\nexec sleep 600\n")
+        usermod.chmod(0o755)
+        (line,) = (line for line in users.splitlines() if line.startswith("product:"))
+        passwd.write_text(users.replace(line, line.rpartition(":")[0] + ":/bin/sh"))
+        with plant.set(rollout={"apply_s": 60}):
+            done = runner(live, "start", release, "wait=600", "order=id")
+        assert "prod3: its states were not applied within 60 s" in done["error"], done
+        assert running(registry) == dict.fromkeys(PRODUCTION, old)
+    finally:
+        passwd.write_text(users)
+        kept.rename(usermod)
+    (roll, *_) = runner(live, "status")["rolls"]
+    assert roll["machines"] == {
+        "prod1": "back",
+        "prod2": "back",
+        "prod3": "back",
+        "prod4": "waits",
+        "prod5": "waits",
+    }
 
 
 def test_a_person_stops_a_roll_in_the_middle(

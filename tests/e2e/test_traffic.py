@@ -105,6 +105,9 @@ def test_an_alert_turns_the_canary_off_until_somebody_turns_it_on(live: Live, sp
         wait_for(lambda: pools(live, 50)["canary"] == 0, 10, "production alone")
         latch = runner(live, "canary.status")["latch"]
         assert latch["reason"] == "shop: checkout fails"
+        why = runner(live, "journal.why", "canary off")
+        assert why["chain"][-1]["what"].startswith("canary.off canary"), why
+        assert any(each["what"].startswith("admin.write POST /alert") for each in why["effects"]), why
         # A tester still reaches it; everybody else does not.
         asked = run("curl", "-sD-", "-o/dev/null", "-H", "X-Saltern-Canary: always", f"{live.product}version")
         assert "x-saltern-pool: canary" in asked.stdout.lower()

@@ -122,8 +122,8 @@ class Fake:
             return None if wrong == CUT_LATE else found
 
     @contextmanager
-    def serving(self) -> Iterator[Fake]:
-        """Serve on a free port of this machine."""
+    def serving(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator[Fake]:
+        """Serve on a free port of this machine, or where it is said."""
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -159,7 +159,7 @@ class Fake:
             def handle_error(self, request: object, client_address: object) -> None:
                 """A connection that we cut ourselves is no news."""
 
-        server = Server(("127.0.0.1", 0), Handler)
+        server = Server(address, Handler)
         self.port = server.server_address[1]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()

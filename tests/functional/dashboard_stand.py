@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,15 @@ from admin_stand import OURS, Reply
 from host import PATIENCE, free_port, until
 from openfeature_redis import flagset
 from saltern.alert_store import Alert, AlertStore
+from saltern.alertmanager import Alertmanager
 from saltern.dashboard_view import merge
+from saltern.errors import SalternError
 from saltern.intents import Intent, Queue
 from saltern.observed import OBSERVED, WINDOWS
+from saltern.pipeline.records import Build, Records
+from saltern.pipeline.settings import Settings
+from saltern.pipeline.web import serving
+from saltern.pipeline.worker import Worker
 from saltern.registry import FELT, Registry
 from saltern.samples import SAMPLES
 from traffic_stand import Process
@@ -91,6 +99,84 @@ class DashboardStand:
 
     def picture(self) -> dict[str, Any]:
         return self.ask("GET", "/state").data
+
+
+# What pytest and coverage.py write, shortened.
+JUNIT = (
+    '<?xml version="1.0" encoding="utf-8"?><testsuites><testsuite name="pytest" errors="0" failures="1" skipped="1" '
+    'tests="3"><testcase classname="tests.test_items" name="test_adds" time="0.250" />'
+    '<testcase classname="tests.test_items" name="test_long" time="1.500"><failure message="assert 1 == 2">why'
+    '</failure></testcase><testcase classname="tests.test_page" name="test_dark" time="0.001"><skipped /></testcase>'
+    "</testsuite></testsuites>"
+)
+COVERAGE = json.dumps({
+    "totals": {"percent_covered": 81.25},
+    "files": {
+        "product/app.py": {"summary": {"percent_covered": 92.5, "missing_lines": 6}},
+        "product/items.py": {"summary": {"percent_covered": 40.0, "missing_lines": 30}},
+    },
+})  # fmt: skip
+BUILDS = (
+    Build(
+        "20261121-071523-ab12cd3", "refs/heads/staging", "ab12cd3" + "0" * 33, "Ana <ana@example.org>", "ana",
+        "Say who made it", 1_795_245_323.0, "passed", "passed", began=1_795_245_324.0, ended=1_795_245_333.5,
+        target="canary", release="r2709ee1d8651", coverage=81.3, tests={"tests": 3, "failures": 1}, findings=0,
+        stages=({"name": "build", "seconds": 1.2, "words": "release r2709ee1d8651"},), serving="serves on staging1",
+    ),
+    Build(
+        "20261121-081523-ffffff0", "refs/heads/<b>odd</b>", "ffffff0" + "0" * 33, "Jo <jo@example.org>", "jo",
+        "<script>alert(1)</script>", 1_795_248_923.0, "failed", "test", "tests failed", began=1_795_248_924.0,
+        ended=1_795_248_930.0,
+    ),
+)  # fmt: skip
+
+
+@contextmanager
+def builds_served(folder: Path) -> Iterator[str]:
+    """The pipeline's own pages over two builds that it once made; its address."""
+    config = Settings(
+        home=folder / "pipeline", repository=folder, sandbox=folder / "sandbox", wheels=(), tools="", cache="",
+        address="127.0.0.1", port=0, subnet="10.99.0.0/24", token="secret",
+    )  # fmt: skip
+    records = Records(config.home)
+    config.home.mkdir()
+    records.prepare()
+    for build in BUILDS:
+        records.save(build)
+        records.say(build.id, f"== build\nof {build.subject}\n")
+    (records.folder(BUILDS[0].id) / "junit.xml").write_text(JUNIT)
+    (records.folder(BUILDS[0].id) / "coverage.json").write_text(COVERAGE)
+    worker = Worker(config, connect_sandbox=socket.socket)
+    worker.prepare()
+    with serving(worker) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+def alertmanager(folder: Path) -> tuple[Process, Alertmanager]:
+    """An Alertmanager that mails nobody."""
+    port = free_port()
+    config = folder / "alertmanager.yml"
+    config.write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+    process = Process(
+        ["prometheus-alertmanager", f"--config.file={config}", "--cluster.listen-address=",
+         f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={folder / 'alertmanager'}"],
+        folder / "alertmanager.log",
+    )  # fmt: skip
+    api = Alertmanager(f"http://127.0.0.1:{port}")
+    process.start()
+
+    def answers() -> bool:
+        try:
+            return api.silences() == []
+        except SalternError:
+            return False
+
+    try:
+        until(answers, "Alertmanager answering")
+    except BaseException:
+        process.end()
+        raise
+    return process, api
 
 
 class Viewer:

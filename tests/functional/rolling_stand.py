@@ -54,6 +54,11 @@ class Proxy(Cloud):
         told = {"servers": servers, "kept": {}, "revision": state.revision}
         self.client.set(OBSERVED, json.dumps(told))
 
+    def idle(self, id_: str) -> bool:
+        """Whether nothing is sent there any more."""
+        there = self.registry.snapshot().instances.get(id_)
+        return there is None or (there.want == "drain" and id_ not in self.stuck)
+
     def errors(self, requests: int, http_5xx: int) -> None:
         """What clients of production saw in a second."""
         row = {"requests": requests, "errors": http_5xx, "http_5xx": http_5xx}
@@ -71,6 +76,11 @@ class Machines:
         self.runs: dict[str, str] = {}
         self.born: dict[str, int] = {}
         self.applied: list[tuple[tuple[str, ...], str]] = []
+        self.differs: dict[str, list[str]] = {}
+        """What of a machine is not as its states say, besides the release."""
+        self.deaf: set[str] = set()
+        self.hurried: list[str] = []
+        """Whose product was ended at once although it was not idle."""
         self.sick: set[tuple[str, str]] = set()
         self.faults: dict[tuple[str, str], str] = {}
         self.crashes: dict[str, str] = {}
@@ -96,7 +106,7 @@ class Machines:
             self.table = {name: id_ for name, id_ in self.table.items() if name not in gone} | dict(changes)
 
     def stage(
-        self, ids: Sequence[str], release: str, seconds: float, alive: Callable[[], None]
+        self, ids: Sequence[str], release: str, last: int, seconds: float, alive: Callable[[], None]
     ) -> dict[str, str]:
         with self._crashing("stage"):
             for id_ in ids:
@@ -104,9 +114,25 @@ class Machines:
         alive()
         return {id_: self.faults[id_, "stage"] for id_ in ids if (id_, "stage") in self.faults}
 
+    def look(self, ids: Sequence[str], seconds: float, alive: Callable[[], None]) -> dict[str, list[str]]:
+        with self._crashing("look"):
+            return {id_: self.differs.get(id_, []) for id_ in ids if id_ not in self.deaf}
+
+    def switch(
+        self, ids: Sequence[str], release: str, idle: bool, seconds: float, alive: Callable[[], None]
+    ) -> dict[str, str]:
+        self.hurried += [id_ for id_ in ids if idle and not self.proxy.idle(id_)]
+        assert {self.of(id_) for id_ in ids} == {release}, "it is assigned before"
+        return self._change(ids, "switch", alive)
+
     def apply(
         self, ids: Sequence[str], states: str, seconds: float, alive: Callable[[], None]
     ) -> dict[str, str]:
+        for id_ in ids:
+            self.differs.pop(id_, None)
+        return self._change(ids, states, alive)
+
+    def _change(self, ids: Sequence[str], states: str, alive: Callable[[], None]) -> dict[str, str]:
         faults = {}
         if self.slow:
             self.slow = False
@@ -115,7 +141,7 @@ class Machines:
             alive()
         # Runs of states wait for each other.
         self.finish()
-        with self._crashing("apply"):
+        with self._crashing("switch" if states == "switch" else "apply"):
             self.applied.append((tuple(ids), states))
             for id_ in ids:
                 self.when_applied(id_)
@@ -124,10 +150,12 @@ class Machines:
                     faults[id_] = fault
                 elif id_ in self.runs:
                     self.runs[id_] = self.of(id_)
-                    there = self.proxy.registry.snapshot().instances[id_]
-                    self.proxy.registry.register(
-                        id_, there.addr, there.port, self.of(id_), there.pool, by=id_
-                    )
+                    # A machine that is only switched tells nobody.
+                    if states != "switch":
+                        there = self.proxy.registry.snapshot().instances[id_]
+                        self.proxy.registry.register(
+                            id_, there.addr, there.port, self.of(id_), there.pool, by=id_
+                        )
         alive()
         return faults
 
@@ -216,4 +244,5 @@ class Rolls(Stand):
         assert {id_: i.release for id_, i in prod.items()} == {id_: self.hands.runs[id_] for id_ in prod}
         assert {id_: self.hands.of(id_) for id_ in prod} == {id_: self.hands.runs[id_] for id_ in prod}
         assert self.cloud.most_out <= most_out
+        assert self.hands.hurried == []
         assert self.client.xlen("saltern:queue") == 0

@@ -13,7 +13,7 @@ import pytest
 import redis
 from admin_stand import READ, WRITE, AdminStand
 from host import PATIENCE, until
-from saltern.registry import Registry
+from saltern.registry import STEPS, Registry
 from traffic_stand import Stand
 
 pytestmark = pytest.mark.functional
@@ -523,7 +523,7 @@ def test_a_redis_user_that_may_not_write_is_told_so(
 RIGHTS = (
     "resetkeys", "resetchannels", "-@all", "+@connection",
     *(f"~saltern:{key}" for key in ("instance:*", "instances", "split", "latch:canary", "forced", "revision",
-                                    "journal", "flags", "flags:history")),
+                                    "journal", "flags", "flags:history", "steps", "steps:windows")),
     "%R~saltern:observed", "&saltern:revision", "&saltern:flags",
     *(f"+{each}" for each in ("get", "mget", "hget", "hgetall", "exists", "smembers", "sismember", "xrevrange", "time",
                               "set", "hset", "hdel", "del", "sadd", "srem", "incr", "xadd", "publish", "eval",
@@ -544,6 +544,9 @@ def test_the_api_needs_no_more_rights_on_redis_than_these(
         ("POST", "/alert", {"source": "ops1", "reason": "slow"}),
         ("POST", "/canary/off", None),
         ("POST", "/canary/on", None),
+        ("POST", "/canary/steps", {"do": "start"}),
+        ("POST", "/canary/steps", {"do": "pause", "reason": "lunch"}),
+        ("POST", "/canary/steps", {"do": "abort"}),
         ("GET", "/instances", None),
         ("PUT", "/instances/prod1", {"want": "drain", "limit_s": 3, "force": True}),
         ("PUT", "/instances/prod1", {"want": "ready"}),
@@ -559,6 +562,7 @@ def test_the_api_needs_no_more_rights_on_redis_than_these(
             ("POST", "/disable/set/1", None),
         ):
             assert api.ask(method, path, body).status == 200, path
+    stand.client.delete(STEPS)
     # redis-py introduces itself on every connection, which nobody minds being refused.
     refused = [each for each in stand.client.acl_log() if "client" not in each["object"]]
     assert refused == []

@@ -17,10 +17,11 @@ import jinja2
 import pytest
 import redis
 from admin_stand import OURS, READ, WRITE, AdminStand
-from dashboard_stand import DashboardStand, Painter, Viewer
+from dashboard_stand import BUILDS, DashboardStand, Painter, Viewer, alertmanager, builds_served
 from host import PATIENCE, free_port, until
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from saltern.journal import newest
 from saltern.registry import JOURNAL, Registry
 from traffic_stand import Process, redis_process, redis_server
 
@@ -450,6 +451,103 @@ def test_every_action_reaches_what_it_is_about(
     flags = json.loads(client.get("saltern:flags"))["flags"]
     assert flags["font_color"]["defaultVariant"] == "red"
     assert flags["disable_set"]["state"] == "DISABLED"
+
+
+def test_a_release_by_steps_is_led_from_the_page_as_by_the_runners(
+    desk: DashboardStand, painter: Painter
+) -> None:
+    headers = signed_in(desk)
+
+    def act(command: str, status: int = 200) -> dict[str, Any]:
+        asked = {"do": "step", "command": command, "reason": f"{command} it"}
+        answer = desk.ask("POST", "/actions", asked, headers)
+        assert answer.status == status, answer.text
+        return answer.data
+
+    def phase(wanted: str) -> None:
+        until(lambda: desk.picture()["steps"].get("phase") == wanted, wanted)
+
+    assert "no release is on its way" in act("pause", 400)["error"]
+    assert act("start")["phase"] == "stepping"
+    assert painter.registry.snapshot().split.share == 5
+    phase("stepping")
+    assert act("pause")["reason"] == "pause it"
+    phase("paused")
+    assert act("resume")["phase"] == "stepping"
+    phase("stepping")
+    assert act("promote")["phase"] == "promoted"
+    phase("promoted")
+    assert act("abort")["phase"] == "aborted"
+    assert painter.registry.snapshot().split.share == 0
+    phase("aborted")
+    # One that was aborted never starts again, whoever asks.
+    painter.registry.canary_on(by="test")
+    assert "r2 was aborted" in act("start", 409)["error"]
+
+
+def test_an_alert_is_silenced_and_the_silence_ended_from_the_page_and_both_are_in_the_journal(
+    painter: Painter, server: tuple[Process, int], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    process, api = alertmanager(tmp_path)
+    request.addfinalizer(process.end)
+    behind = AdminStand(tmp_path, server[1], {"alertmanager": api.url}).start()
+    request.addfinalizer(behind.process.end)
+    desk = DashboardStand(tmp_path, server[1], behind.port, {"alertmanager": api.url}).start()
+    request.addfinalizer(desk.process.end)
+    headers = signed_in(desk)
+    asked = {"do": "silence", "alert": "CpuHigh", "machine": "staging1", "hours": 0.5, "reason": "new disk"}
+    will = desk.ask("POST", "/plan", asked, headers).data["will"]
+    assert will[0] == "For 0.5 hours nobody is mailed about CpuHigh of staging1."
+    assert api.silences() == [], "saying it does nothing"
+    assert desk.ask("POST", "/actions", asked, headers).status == 200
+    (silence,) = api.silences()
+    assert silence["comment"] == "new disk" and silence["createdBy"].startswith("admin:write@")
+    until(lambda: desk.picture()["silences"].get(silence["id"]), "it is on the page")
+    ended = {"do": "unsilence", "id": silence["id"]}
+    assert desk.ask("POST", "/actions", ended, headers).status == 200
+    assert api.silences() == []
+    assert "there is none" in desk.ask("POST", "/actions", ended, headers).data["error"]
+    lines = [(line.kind, line.subject) for line in newest(painter.client) if line.kind.startswith("alert.")]
+    assert lines[:2] == [("alert.unsilence", silence["id"]), ("alert.silence", "staging1")]
+    # Without Alertmanager nothing is pretended.
+    process.end()
+    answer = desk.ask("POST", "/actions", asked, headers)
+    assert answer.status == 503 and "does not answer" in answer.data["error"]
+
+
+def test_builds_are_shown_with_their_log_tests_and_coverage(
+    painter: Painter, server: tuple[Process, int], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    good, odd = BUILDS
+    with builds_served(tmp_path) as url:
+        desk = DashboardStand(tmp_path, server[1], changes={"builds": url}).start()
+        request.addfinalizer(desk.process.end)
+        shown = until(lambda: desk.picture().get("builds"), "the builds")
+        assert shown[good.id]["state"] == "passed" and shown[good.id]["took"] == 9.5
+        assert shown[good.id]["stages"] == {"build": "1.2 s  release r2709ee1d8651"}
+        assert shown[odd.id]["name"] == "<b>odd</b>", "text, and the page writes it as text"
+        log = desk.ask("GET", f"/builds/{odd.id}/log")
+        assert log.data == {"log": "== build\nof <script>alert(1)</script>\n", "whole": True}
+        assert log.headers["content-type"] == "application/json"
+        tests = desk.ask("GET", f"/builds/{good.id}/tests").data
+        assert tests["counts"] == {"passed": 1, "failed": 1, "skipped": 1}
+        assert tests["failed"] == [{"name": "tests.test_items::test_long", "why": "assert 1 == 2"}]
+        coverage = desk.ask("GET", f"/builds/{good.id}/coverage").data
+        assert (coverage["percent"], coverage["files"][0]["name"]) == (81.2, "product/items.py")
+        for path in (
+            f"/builds/{odd.id}/tests",
+            "/builds/20261121-999999-abcdef0/log",
+            "/builds/..%2f..%2fx/log",
+        ):
+            answer = desk.ask("GET", path)
+            assert answer.status == 404 and "error" in answer.data, path
+        assert desk.ask("GET", f"/builds/{good.id}/junit.xml").status == 404
+    until(
+        lambda: any("builds are shown as they were" in p for p in desk.picture()["problems"]),
+        "it is told",
+        60,
+    )
+    assert desk.picture()["builds"][good.id]["state"] == "passed"
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,24 @@ def test_what_passed_on_staging_is_fetched_kept_and_rolled_out_to_the_canary(fle
     assert json.loads(client.hget(BUILDS, SAID["build"]))["rollout"] == rollout.id
 
 
+def test_what_is_kept_goes_into_the_bucket_too_and_one_that_is_away_holds_up_no_deploy(fleet, client):
+    path = fleet.pillar_dir / "pipeline.sls"
+    values = yaml.safe_load(path.read_text())
+    away = {"name": "artifacts", "endpoint": "http://127.0.0.1:9", "region": "us-east-1"}
+    values["pipeline"]["bucket"].update(away)
+    path.write_text(yaml.safe_dump(values))
+    delivery.deliver(fleet, *word(fleet))
+    facts = carry_out(fleet, client, intents(client)[0], [])
+    assert facts["roll"]["rollout"] and RELEASE in artifact.known(fleet)
+    (upload,) = (intent for intent in Queue(client).unfinished() if intent.kind == delivery.UPLOAD)
+    assert (upload.pool, upload.args) == (
+        "bucket", {"release": RELEASE, "sha256": SHA256, "platform": "any"},
+    )  # fmt: skip
+    assert upload.pool != intents(client)[0].pool
+    with pytest.raises(SalternError, match=f"bucket artifacts: {RELEASE}"):
+        carry_out(fleet, client, upload, [])
+
+
 @pytest.mark.parametrize(
     ("ref", "target", "queued"),
     [

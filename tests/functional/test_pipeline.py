@@ -569,6 +569,10 @@ def test_builds_artifacts_and_logs_can_be_read_over_http_and_cancelling_needs_th
         base = f"http://127.0.0.1:{port}"
         assert json.loads(get(f"{base}/api/builds")[1])["builds"][0]["id"] == build.id
         assert json.loads(get(f"{base}/api/builds/{build.id}")[1])["release"] == build.release
+        assert get(f"{base}/api/builds?limit=0") == (200, '{"builds": []}')
+        assert get(f"{base}/api/builds?limit=all")[0] == 400
+        status, text = get(f"{base}/metrics")
+        assert status == 200 and 'saltern_build_passed{branch="staging"} 1\n' in text
         assert "<script>alert(1)" in get(f"{base}/api/builds/{build.id}/log")[1]
         page = get(f"{base}/builds/{build.id}")[1]
         assert "&lt;script&gt;alert(1)" in page and "<script" not in page

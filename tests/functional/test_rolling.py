@@ -106,6 +106,47 @@ def test_several_at_once_and_never_more_out_than_may_be(rolls):
     assert [ids for ids, _ in stand.hands.applied] == [("prod1", "prod2"), ("prod3", "prod4"), ("prod5",)]
 
 
+def test_a_machine_of_which_more_would_change_gets_its_whole_highstate_and_others_are_switched(rolls):
+    stand = rolls()
+    stand.hands.differs["prod2"] = ["time zone", "journal"]
+    id_ = stand.ask_for("r2")
+    stand.settle(stand.start())
+    stand.expect("r2")
+    assert stand.hands.applied == [(("prod1",), "switch"), (("prod2",), ""), (("prod3",), "switch")]
+    assert stand.hands.disks.keys() == {"prod1", "prod3"}
+    staged = stand.intent(id_).steps["prod/stage"]
+    assert (staged["machines"], staged["whole"]) == (["prod1", "prod3"], {"prod2": ["time zone", "journal"]})
+
+
+def test_machines_of_one_group_are_each_changed_as_they_need(rolls):
+    stand = rolls("prod1", "prod2", "prod3", "prod4")
+    stand.hands.differs["prod2"] = ["time zone"]
+    stand.ask_for("r2", batch=2, max_unavailable=2)
+    stand.settle(stand.start())
+    stand.expect("r2", most_out=2)
+    assert stand.hands.applied == [(("prod1",), "switch"), (("prod2",), ""), (("prod3", "prod4"), "switch")]
+
+
+def test_without_highstates_nobody_looks_and_all_are_switched(rolls):
+    stand = rolls()
+    stand.hands.differs["prod2"] = ["time zone"]
+    stand.hands.crashes["look"] = "before"
+    stand.ask_for("r2", highstate=False)
+    stand.settle(stand.start())
+    stand.expect("r2")
+    assert {states for _, states in stand.hands.applied} == {"switch"}
+
+
+def test_a_machine_that_hangs_over_its_states_stops_the_roll_before_anybody_is_taken(rolls):
+    stand = rolls()
+    stand.hands.deaf = {"prod3"}
+    id_ = stand.ask_for("r2")
+    stand.settle(stand.start())
+    stand.expect("r1", most_out=0)
+    assert stand.intent(id_).error == "r2: prod3: its states were not looked at within 5 s"
+    assert stand.hands.applied == [] and stand.hands.disks == {}
+
+
 def test_the_canary_gets_a_release_alone(rolls):
     stand = rolls("prod1", "staging1")
     id_ = stand.ask_for("r2", "canary")
@@ -200,6 +241,9 @@ FAULTS = {
     "clients see errors": lambda s: setattr(
         s.hands, "when_applied", lambda id_: s.cloud.errors(100, 50) if id_ == "prod2" else None
     ),
+    "one that is done complains": lambda s: setattr(s.hands, "when_applied", lambda id_: AlertStore(s.client).fire(
+        Alert("MachineLost", "prod1", "x", "critical", "prod1 is gone")) if id_ == "prod2" else None,
+    ),
     "an alert fires": lambda s: setattr(s.hands, "when_applied", lambda id_: AlertStore(s.client).fire(
         Alert("MachineLost", "prod9", "x", "critical", "prod9 is gone"))),
     "the deadline passes": lambda s: s.numbers.update(deadline_s=0.0),
@@ -221,6 +265,8 @@ def test_whatever_is_wrong_all_are_on_the_old_release_and_serve(rolls, fault):
     stand.expect("r1", most_out=2 if fault == "it dies once it serves" else 1)
     intent = stand.intent(id_)
     assert intent.state == "failed" and intent.error.startswith("r2: ")
+    if fault == "one that is done complains":
+        assert intent.error == "r2: MachineLost of prod1 since it is done"
     assert stand.hands.table == {"prod": "r1", "canary": "r1"}
 
 
@@ -259,8 +305,9 @@ def test_a_machine_that_is_gone_in_the_middle_holds_up_nothing(rolls):
 
     def vanish(id_: str) -> None:
         if id_ == "prod1":
-            stand.cloud.there.pop("prod2", None)
+            # Forgotten first: the proxy is not to see it down meanwhile.
             stand.cloud.registry.unregister("prod2", by="jo")
+            stand.cloud.there.pop("prod2", None)
             stand.hands.runs.pop("prod2", None)
 
     stand.hands.when_applied = vanish
@@ -285,6 +332,18 @@ def test_nothing_new_is_rolled_in_a_freeze_unless_a_person_says_so(rolls):
     stand.expect("r1")
 
 
+@pytest.mark.parametrize(("policy", "others"), [("back", {}), ("stop", {"prod1": "r2"})])
+def test_a_freeze_that_begins_in_the_middle_stops_it_before_the_next_machine(rolls, policy, others):
+    stand = rolls()
+    stand.hands.when_applied = lambda _: stand.numbers.update(
+        freeze=[{"days": list(rollouts.DAYS), "reason": "the fair"}]
+    )
+    id_ = stand.ask_for("r2", on_failure=policy)
+    stand.settle(stand.start())
+    stand.expect("r1", **others)
+    assert stand.intent(id_).error == "r2: nothing more is rolled now: the fair"
+
+
 def test_a_release_that_nobody_has_any_more_is_refused(rolls):
     stand = rolls()
     id_ = stand.ask_for("r77")
@@ -305,7 +364,7 @@ def test_going_back_switches_the_product_alone_two_at_a_time_with_errors_and_ale
     stand.ask_for("r1", rollback=True)
     stand.settle(stand.start())
     stand.expect("r1", most_out=2)
-    assert {states for _, states in stand.hands.applied} == {"product"}
+    assert {states for _, states in stand.hands.applied} == {"switch"}
     assert max(len(ids) for ids, _ in stand.hands.applied) == 2
     assert stand.tags()[-2:] == ["started", "rolledback"]
 
@@ -463,11 +522,12 @@ def test_a_crash_at_every_single_point_one_after_the_other_comes_to_the_same_end
     assert stand.intent(id_).state == state
 
 
-@pytest.mark.parametrize("call", ["stage", "assign", "apply"])
+@pytest.mark.parametrize("call", ["look", "stage", "assign", "switch", "apply"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_crash_in_the_middle_of_what_is_done_to_machines_comes_to_the_same_end(rolls, call, when):
     stand = rolls("prod1", "prod2")
     stand.hands.crashes[call] = when
+    stand.hands.differs["prod2"] = ["time zone"]
     stand.ask_for("r2")
     with pytest.raises(Crash):
         stand.work(stand.start(), lambda: False, f"a crash {when} {call}")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -191,20 +192,34 @@ def test_nobody_to_call_at_all_answers_nothing(jobs: Jobs) -> None:
         assert "prod9" in str(error)
 
 
-def test_a_release_is_fetched_to_the_machines_and_one_that_is_not_there_is_said(
-    jobs: Jobs, fleet: Any
+def test_a_release_that_cannot_be_put_on_a_disk_is_said_by_machine(
+    jobs: Jobs, minions: Any, fleet: Any
 ) -> None:
+    """Nothing is put anywhere here: the disk is the host's."""
+    names = ("prod1", "ops1")
+    for name in names:
+        minions.call(name, "saltutil.sync_modules")
+    hands = FleetHands(fleet, jobs)
     path = fleet.files / NEW.file
     path.parent.mkdir(parents=True, exist_ok=True)
-    artifact.keep(fleet, NEW)
-    hands = FleetHands(fleet, jobs)
-    missing = hands.stage(["prod1", "ops1"], NEW.id, PATIENCE, lambda: None)
-    assert missing == dict.fromkeys(("prod1", "ops1"), "salt://artifacts/r77.tar.gz did not get there")
     path.write_bytes(b"a release")
     try:
-        assert hands.stage(["prod1", "ops1"], NEW.id, PATIENCE, lambda: None) == {}
+        artifact.keep(fleet, NEW)
+        said = hands.stage(names, NEW.id, 5, PATIENCE, lambda: None)
+        assert said.keys() == {*names}
+        assert all("r77: its sha256 is" in words for words in said.values()), said
+        artifact.keep(fleet, replace(NEW, platform="cpython-27-vax"))
+        said = hands.stage(names, NEW.id, 5, PATIENCE, lambda: None)
+        assert all("r77 is for cpython-27-vax, and this machine has" in words for words in said.values())
     finally:
         path.unlink()
+
+
+def test_what_would_change_on_a_machine_is_found_out_and_changes_nothing(
+    jobs: Jobs, minions: Any, fleet: Any
+) -> None:
+    found = FleetHands(fleet, jobs).look(["prod1"], PATIENCE, lambda: None)
+    assert found.keys() == {"prod1"} and "product user" in found["prod1"]
 
 
 def test_states_are_applied_and_what_goes_wrong_is_said_by_machine(jobs: Jobs, fleet: Any) -> None:

@@ -9,6 +9,7 @@ import yaml
 from saltern import pillar
 from saltern.admin_config import Config, Rate, parse_config
 from saltern.redis_link import ConfigError
+from saltern.steps import Plan
 
 pytestmark = pytest.mark.unit
 
@@ -68,6 +69,10 @@ def test_every_value_arrives() -> None:
         ({"metrics": {"allow": "10.0.0.0/8"}}, "metrics.allow: '10.0.0.0/8' is not a list"),
         ({"metrics": {"deny": []}}, 'metrics: give {"allow"'),
         ({"tls": {}}, "tls: not a section; use redis"),
+        ({"alertmanager": "ops1:9093"}, "alertmanager: 'ops1:9093' is not an address such as http://"),
+        ({"alertmanager": 9093}, "alertmanager: 9093 is not an address such as http://"),
+        ({"steps": {"shares": [50, 5]}}, "shares"),
+        ({"steps": []}, "steps"),
     ],
 )
 def test_a_wrong_value_is_refused_on_one_line(change: dict[str, Any], text: str) -> None:
@@ -90,7 +95,9 @@ def test_what_salt_writes_of_the_pillar_is_a_good_configuration_and_holds_no_tok
         "admin": admin,
         "traffic": yaml.safe_load((ROOT / "pillar/traffic.sls").read_text())["traffic"],
         "links": {"controller": {"redis": {"addresses": ["10.9.0.11:6379"], "password": "pw"}}},
-        "fleet": {"subnet": "10.9.0.0/24"},
+        "fleet": {"subnet": "10.9.0.0/24", "hosts": {"proxy1": "10.9.0.10", "ops1": "10.9.0.20"}},
+        "canary": yaml.safe_load((ROOT / "pillar/canary.sls").read_text())["canary"],
+        "ops": yaml.safe_load((ROOT / "pillar/ops.sls").read_text())["ops"],
         "secrets": {"admin": {"read": "r" * 43, "write": "w" * 43}},
     }
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"])
@@ -104,7 +111,9 @@ def test_what_salt_writes_of_the_pillar_is_a_good_configuration_and_holds_no_tok
     assert config.tokens == {"read": ("a" * 64,), "write": ("b" * 64,)}
     assert "r" * 43 not in text and "w" * 43 not in text
     assert [str(n) for n in config.metrics_allow] == ["10.9.0.0/24", "127.0.0.0/8"]
+    assert config.alertmanager == "http://10.9.0.20:9093"
     # The pillar holds the defaults of the code.
+    assert config.plan == Plan()
     default = Config(redis={}, tokens={})
     for name in ("address", "port", "threads", "request_s", "body_kib", "normal", "safe", "failed", "socket"):
         assert getattr(config, name) == getattr(default, name), name

@@ -188,3 +188,46 @@ def test_a_catalogue_that_is_none_is_named_and_nothing_is_overwritten(fleet, tex
             act(fleet)
     assert path.read_text() == text
     assert (fleet.state_dir / "releases.json").read_text() == before
+
+
+def kept(*names: str, pinned: str = "") -> dict[str, artifact.Kept]:
+    return {
+        n: artifact.Kept(Artifact(n, "0", f"artifacts/{n}.tar.gz"), 1.0, pinned=n == pinned) for n in names
+    }
+
+
+@pytest.mark.parametrize(
+    ("pinned", "ran", "wanted", "last", "stay"),
+    [
+        ("", {"prod": ["r1", "r2", "r3"]}, ["r3"], 2, {"r2", "r3"}),
+        ("", {"prod": ["r1", "r2", "r1", "r2"]}, ["r2"], 2, {"r1", "r2"}),
+        ("", {"prod": ["r1", "r2"], "canary": ["r3", "r4"]}, ["r2", "r4"], 1, {"r2", "r4"}),
+        ("r1", {"prod": ["r1", "r2", "r3"]}, ["r3"], 1, {"r1", "r3"}),
+        ("", {"prod": ["r1", "r2", "r3"]}, ["r3", "r1"], 1, {"r1", "r3"}),
+        ("", {}, [], 5, set()),
+    ],
+)
+def test_disks_keep_the_last_few_that_ran_what_shall_run_and_what_is_pinned(pinned, ran, wanted, last, stay):
+    assert artifact.staying(kept("r1", "r2", "r3", "r4", pinned=pinned), ran, wanted, last) == stay
+
+
+def test_a_release_that_is_forgotten_is_in_no_table_and_on_no_disk_of_the_host(fleet):
+    for name in ("r1", "r2", "r1"):
+        artifact.want(fleet, {"prod": release(name)})
+    there = fleet.files / release("r2").file
+    there.parent.mkdir(parents=True, exist_ok=True)
+    there.write_bytes(b"r2")
+    artifact.forget(fleet, "r2")
+    assert "r2" not in artifact.known(fleet) and not there.exists()
+    # As if it had never been: going back leads to what ran before it.
+    assert json.loads((fleet.state_dir / "catalogue.json").read_text())["ran"]["prod"][-1:] == ["r1"]
+    assert artifact.before(fleet, "prod") != "r2"
+    artifact.forget(fleet, "r2")
+
+
+def test_a_release_that_something_is_to_run_is_not_forgotten(fleet):
+    artifact.want(fleet, {"prod": release("r1"), "prod3": release("r2")})
+    for name, user in (("r1", "prod"), ("r2", "prod3")):
+        with pytest.raises(SalternError, match=rf"release {name}: {user} is to run it"):
+            artifact.forget(fleet, name)
+        assert name in artifact.known(fleet)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from saltern import cli, up
+from saltern.demo.steps import SHOWN
 from saltern.fleet import REPOSITORY
 
 
@@ -43,7 +44,7 @@ def test_a_command_that_is_not_understood_ends_with_status_2_and_its_usage(said,
     assert words in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("command", ["up", "status", "down", "doctor", "test", "bench"])
+@pytest.mark.parametrize("command", ["up", "status", "down", "doctor", "test", "bench", "demo"])
 def test_every_command_explains_itself(said, command):
     status, out, _ = said(command, "--help")
     assert status == 0
@@ -62,6 +63,12 @@ def test_every_command_explains_itself(said, command):
         (["up", "--machines", "prod1,web1"], "machine 'web1': not a role"),
         (["up", "--pillar", "/nowhere"], "/nowhere/top.sls: missing"),
         (["bench", "nonsense"], "bench 'nonsense': none by this name; there are "),
+        (["demo", "scale-uot"], "demo 'scale-uot': no step by this name; scale-out is meant?"),
+        (["demo", "--fleet", "nobody"], "no fleet is kept here; `./saltern up` makes one"),
+        (
+            ["demo", "--report", "/nowhere/demo.html"],
+            "--report /nowhere/demo.html: there is no folder /nowhere",
+        ),
     ],
 )
 def test_bad_input_ends_with_status_1_and_one_line(said, monkeypatch, tmp_path, arguments, words):
@@ -77,7 +84,7 @@ def test_bad_input_ends_with_status_1_and_one_line(said, monkeypatch, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["up", "down"])
+@pytest.mark.parametrize("command", ["up", "down", "demo"])
 def test_what_needs_root_says_so(said, monkeypatch, command):
     monkeypatch.setattr(cli.os, "geteuid", lambda: 1000)
     status, _, err = said(command)
@@ -100,6 +107,12 @@ def test_benches_are_listed(said):
     assert status == 0
     names = {path.stem.removeprefix("bench_") for path in (REPOSITORY / "tests" / "bench").glob("bench_*.py")}
     assert set(out.split()) == names
+
+
+def test_the_steps_of_the_demo_are_listed_with_what_is_to_be_seen(said):
+    status, out, _ = said("demo", "list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == [step.name for step, _ in SHOWN]
 
 
 EVERY_FOLDER = [

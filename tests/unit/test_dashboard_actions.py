@@ -29,6 +29,8 @@ PICTURE: dict[str, Any] = {
     "split": {"share": 30},
     "steps": {"phase": "idle"},
 }
+SILENCE = "5b0c7d2e-3b0f-4b43-9b7e-6b6e3a6f5a11"
+STEPPING = {"phase": "stepping", "release": "r2", "share": 30}
 OFF = {**PICTURE, "split": {"share": 30, "latch": {"reason": "error rate"}}}
 
 
@@ -94,6 +96,32 @@ OFF = {**PICTURE, "split": {"share": 30, "latch": {"reason": "error rate"}}}
             {"do": "instance", "id": "prod3", "want": "ready"}, PICTURE, ("PUT", "/instances/prod3", {"want": "ready"}),
             ["gets requests again"],
         ),
+        (
+            {"do": "step", "command": "start", "reason": "ready"},
+            {**PICTURE, "steps": {"phase": "idle", "shares": {"5": True, "30": True, "100": True}},
+             "split": {"releases": {"canary": ["r2"]}}},
+            ("POST", "/canary/steps", {"do": "start", "reason": "ready"}),
+            ["r2, which the canary runs, gets 5 %", "5 %, 30 %, 100 %"],
+        ),
+        *(
+            (
+                {"do": "step", "command": command, "reason": "so"}, {**PICTURE, "steps": STEPPING},
+                ("POST", "/canary/steps", {"do": command, "reason": "so"}), [words],
+            )
+            for command, words in (
+                ("pause", "r2 stays at its share"), ("resume", "The step of r2 at 30 % begins anew"),
+                ("promote", "r2 counts as good"), ("abort", "r2 never comes back"),
+            )
+        ),
+        (
+            {"do": "silence", "alert": "CpuHigh", "machine": "*", "hours": 2, "reason": "known"}, PICTURE,
+            ("POST", "/silences", {"alert": "CpuHigh", "machine": "*", "hours": 2, "reason": "known"}),
+            ["For 2 hours nobody is mailed about CpuHigh of any machine", "what the fleet does by itself goes on"],
+        ),
+        (
+            {"do": "unsilence", "id": SILENCE}, {**PICTURE, "silences": {SILENCE: {"what": "alertname=CpuHigh"}}},
+            ("DELETE", f"/silences/{SILENCE}", {}), ["The silence of alertname=CpuHigh is over"],
+        ),
     ],
 )  # fmt: skip
 def test_an_action_says_what_will_happen_and_which_request_it_is(
@@ -124,6 +152,20 @@ def test_an_action_says_what_will_happen_and_which_request_it_is(
         ({"do": "flag", "key": "nothing", "variant": "on"}, "there is none; there are font_color, old"),
         ({"do": "flag", "key": "font_color", "variant": "blue"}, "there are default, red"),
         ({"do": "flag.state", "key": "font_color", "on": 1}, "1 is not true or false"),
+        ({"do": "step", "command": "skip", "reason": "x"}, "skip is not one of start, abort, pause"),
+        ({"do": "step", "command": "start", "reason": ""}, "one line of 1 to 200 characters"),
+        ({"do": "step", "command": "pause", "reason": "x"}, "no release is on its way by steps"),
+        ({"do": "silence", "alert": "*", "machine": "*", "hours": 1, "reason": "x"}, "everything at once"),
+        (
+            {"do": "silence", "alert": "CpuHigh", "machine": "prod1", "hours": 0, "reason": "x"},
+            "a number of hours",
+        ),
+        (
+            {"do": "silence", "alert": "a b", "machine": "prod1", "hours": 1, "reason": "x"},
+            "a name of 1 to 64",
+        ),
+        ({"do": "unsilence", "id": "../x"}, "is not a silence's id"),
+        ({"do": "unsilence", "id": SILENCE}, "it may be over"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_that_says_what_would_be_right(asked: Any, words: str) -> None:

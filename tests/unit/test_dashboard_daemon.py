@@ -7,10 +7,13 @@ import re
 import threading
 from typing import Any
 
+import jinja2
 import pytest
+from saltern import pillar
 from saltern.dashboard import FILES, WEB, Sessions, parse_config
 from saltern.dashboard_reader import EVENTS_KEPT, Hub
 from saltern.dashboard_view import merge
+from saltern.fleet import REPOSITORY
 from saltern.redis_link import ConfigError
 
 GOOD: dict[str, Any] = {"redis": {"addresses": ["127.0.0.1:6379"]}, "admin": "http://127.0.0.1:8081/"}
@@ -154,3 +157,28 @@ def test_the_page_has_no_script_or_style_of_its_own_and_asks_no_other_host() -> 
     hosts = {host for text in files.values() for host in re.findall(r"https?://[^/\"' ]+", text)}
     assert hosts <= {"http://www.w3.org"}, "but for the name of SVG"
     assert sum(len(text.encode()) for text in files.values()) < 100_000
+
+
+def test_what_salt_writes_of_the_pillar_is_a_good_configuration():
+    values = {
+        **pillar.load(REPOSITORY / "pillar"),
+        "links": {
+            "observer": {"redis": {"addresses": ["10.9.0.11:6379"], "username": "observer", "password": "pw"}}
+        },
+        "fleet": {"name": "test", "hosts": {"proxy1": "10.9.0.10", "ops1": "10.9.0.20"}},
+        "machine": {"id": "ops1", "address": "10.9.0.20"},
+    }
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    environment.filters["json"] = lambda value, indent=None: json.dumps(value, indent=indent)
+    template = environment.from_string((REPOSITORY / "salt/ops/dashboard.json.j2").read_text())
+    config = parse_config(json.loads(template.render(pillar=values)))
+    assert config.admin == "http://10.9.0.10:8081"
+    assert config.alertmanager == "http://10.9.0.20:9093"
+    assert config.builds == "http://10.9.0.20:8090"
+    assert config.plan.shares == (5, 10, 30, 60, 100)
+
+
+@pytest.mark.parametrize("value", ["ops1:8090", "https://10.9.0.20", 8090])
+def test_where_builds_are_must_be_an_address(value):
+    with pytest.raises(ConfigError, match=r"builds: .* is not an address"):
+        parse_config({**GOOD, "builds": value})

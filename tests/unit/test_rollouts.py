@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,20 @@ def test_before_each_group_gates_decide(changes, sight, found):
     assert gate(plan, SETTINGS, plan.order, Sight(**{"now": 1001.0, **sight})) == found
 
 
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, Gate(stop="nothing more is rolled now: the fair")),
+        ({"gates": False}, Gate(stop="nothing more is rolled now: the fair")),
+        ({"force": True}, Gate(take=("prod1",))),
+    ],
+)
+def test_a_freeze_that_begins_between_two_machines_ends_it_there(changes, found):
+    frozen = replace(SETTINGS, freeze=({"dates": ["1970-01-01", "1970-01-01"], "reason": "the fair"},))
+    plan = a_plan("prod1", "prod2", **changes)
+    assert gate(plan, frozen, plan.order, Sight(now=1001.0)) == found
+
+
 def test_what_is_no_instance_goes_alone_and_a_batch_is_of_one_role():
     order = ("redis2", "redis1", "staging1", "prod1", "prod2", "proxy1")
     plan = Plan("states", "all", "common", order, batch=3, max_unavailable=3, began=0.0)
@@ -366,7 +381,7 @@ def test_a_plan_is_what_was_written_down():
         ({}, {"progress": "[....................] 0/2", "now": "r2: begins"}),
         (
             {"r2/begin": {}, "prod/stage": {}, "prod/take#1": {"machines": ["prod1"]}, "prod1/drain#1": {}},
-            {"now": "prod1: applies its states", "machines": {"prod1": "applies its states", "prod2": "waits"}},
+            {"now": "prod1: is changed", "machines": {"prod1": "is changed", "prod2": "waits"}},
         ),
         (
             {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 from saltern.errors import SalternError
 from saltern.shell import last_line, run
@@ -56,3 +59,9 @@ def test_a_failure_is_one_line(command, words):
 def test_a_failure_with_a_log_says_where_the_rest_is(tmp_path):
     with pytest.raises(SalternError, match=r"exit status 2: why \(all of it: .*/log\)$"):
         run(["sh", "-c", "echo why; exit 2"], log=str(tmp_path / "log"))
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_program_runs_in_a_session_of_its_own_where_that_is_asked_for(alone):
+    session = int(run([sys.executable, "-c", "import os; print(os.getsid(0))"], alone=alone))
+    assert (session == os.getsid(0)) is not alone

@@ -121,12 +121,14 @@ def read(
     secret_names: tuple[str, ...],
     option_names: tuple[str, ...],
     environment: Mapping[str, str] = os.environ,
+    fleet: Fleet | None = None,
 ) -> Settings:
     """A provider's settings, of what stands in its configuration.
 
     :param alias: the provider's name there
     :param secret_names: what the cloud has to be told in secret, as libcloud calls it
     :param option_names: what only this cloud knows
+    :param fleet: whose it is; else the one kept in its `state_dir`
     :raises SalternError: something is missing, unknown or of the wrong kind
     """
     where = f"provider {alias}"
@@ -136,9 +138,11 @@ def read(
         raise SalternError(f"{where}: {unknown[0]!r} is unknown; known are {', '.join(known)}")
     for need in ("state_dir", "sizes", "image", "location"):
         if not config.get(need):
-            raise SalternError(f"{where}: {need!r} is missing")
+            raise SalternError(
+                f"{where}: {need!r} is missing; write it into pillar/clouds.sls, under clouds: {alias}"
+            )
     options = _options(where, config.get("options", {}), option_names)
-    fleet = Fleet.load(config["state_dir"])
+    fleet = fleet or Fleet.load(config["state_dir"])
     return Settings(
         alias=alias,
         provider=str(config["libcloud_provider"]),

@@ -132,6 +132,26 @@ def write(minion: Minion, lock: str, *, index_url: str = "") -> str:
     :param index_url: where its packages come from, if not from where pip looks by itself
     :raises SalternError: the lock has no Salt, or the URL is none
     """
+    document = {
+        "hostname": minion.name,
+        "preserve_hostname": False,
+        "manage_etc_hosts": True,
+        # The same on every image, and none has to be generated.
+        "locale": "C.UTF-8",
+        "ssh_pwauth": False,
+        "disable_root": True,
+        "write_files": [
+            _file(path, text, f"{mode:04o}")
+            for path, (text, mode) in files(minion, lock, index_url=index_url).items()
+        ],
+        "runcmd": [[JOIN_PATH]],
+    }
+    # JSON is YAML.
+    return "#cloud-config\n" + json.dumps(document, separators=(",", ":")) + "\n"
+
+
+def files(minion: Minion, lock: str, *, index_url: str = "") -> dict[str, tuple[str, int]]:
+    """What a machine must have before `JOIN_PATH` is run there as root: path → (content, mode). See `write`."""
     version = re.search(r"^salt==([\w.]+)", lock, re.MULTILINE)
     if not version:
         raise SalternError("requirements: the lock names no version of salt")
@@ -142,31 +162,18 @@ def write(minion: Minion, lock: str, *, index_url: str = "") -> str:
         venv=MINION_VENV, lock=LOCK_PATH, packages=" ".join(PACKAGES), version=version[1],
         index=f"--index-url '{index_url}' " if index_url else "",
     )  # fmt: skip
-    files = {
-        "/etc/salt/minion": (minion.config, "0640"),
-        "/etc/salt/pki/minion/minion.pem": (minion.private_key, "0400"),
-        "/etc/salt/pki/minion/minion.pub": (minion.public_key, "0644"),
-        "/etc/salt/pki/minion/minion_master.pub": (minion.master_key, "0644"),
-        "/etc/systemd/system/salt-minion.service": (MINION_UNIT, "0644"),
-        "/etc/systemd/system/saltern-metadata.service": (GUARD_UNIT, "0644"),
-        GUARD_PATH: (GUARD, "0644"),
-        JOIN_PATH: (join, "0755"),
-        LOCK_PATH: (rest, "0644"),
-        f"{LOCK_PATH}.build": (builders, "0644"),
+    return {
+        "/etc/salt/minion": (minion.config, 0o640),
+        "/etc/salt/pki/minion/minion.pem": (minion.private_key, 0o400),
+        "/etc/salt/pki/minion/minion.pub": (minion.public_key, 0o644),
+        "/etc/salt/pki/minion/minion_master.pub": (minion.master_key, 0o644),
+        "/etc/systemd/system/salt-minion.service": (MINION_UNIT, 0o644),
+        "/etc/systemd/system/saltern-metadata.service": (GUARD_UNIT, 0o644),
+        GUARD_PATH: (GUARD, 0o644),
+        JOIN_PATH: (join, 0o755),
+        LOCK_PATH: (rest, 0o644),
+        f"{LOCK_PATH}.build": (builders, 0o644),
     }
-    document = {
-        "hostname": minion.name,
-        "preserve_hostname": False,
-        "manage_etc_hosts": True,
-        # The same on every image, and none has to be generated.
-        "locale": "C.UTF-8",
-        "ssh_pwauth": False,
-        "disable_root": True,
-        "write_files": [_file(path, text, mode) for path, (text, mode) in files.items()],
-        "runcmd": [[JOIN_PATH]],
-    }
-    # JSON is YAML.
-    return "#cloud-config\n" + json.dumps(document, separators=(",", ":")) + "\n"
 
 
 def _file(path: str, text: str, mode: str) -> dict[str, str]:

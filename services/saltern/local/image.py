@@ -53,8 +53,12 @@ WantedBy=multi-user.target
 
 def os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
     """The host's own description of itself."""
-    pairs = re.findall(r'^(\w+)="?(.*?)"?$', path.read_text(), re.MULTILINE)
-    return dict(pairs)
+    return parse_os_release(path.read_text())
+
+
+def parse_os_release(text: str) -> dict[str, str]:
+    """A system's description of itself."""
+    return dict(re.findall(r'^(\w+)="?(.*?)"?$', text, re.MULTILINE))
 
 
 def apt_sources(texts: Iterable[tuple[str, str]], codename: str) -> str:

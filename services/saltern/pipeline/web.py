@@ -6,6 +6,7 @@ import hmac
 import html
 import ipaddress
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import bottle
 
+from saltern import admin_metrics
+from saltern.pipeline.metrics import metrics
 from saltern.pipeline.records import ID, Build
 from saltern.pipeline.worker import REPORTS, Worker
 
@@ -53,7 +56,7 @@ def make_app(worker: Worker) -> bottle.Bottle:
         bottle.response.content_type = "application/json"
         return json.dumps({"error": str(error.body)}) + "\n"
 
-    for status in (403, 404, 405, 500):
+    for status in (400, 403, 404, 405, 500):
         app.error(status)(fault)
 
     @app.get("/")
@@ -62,7 +65,11 @@ def make_app(worker: Worker) -> bottle.Bottle:
 
     @app.get("/api/builds")
     def all_builds() -> dict[str, Any]:
-        return {"builds": [asdict(build) for build in reversed(worker.builds())]}
+        limit = bottle.request.query.get("limit", "")
+        if limit and not re.fullmatch(r"[0-9]{1,4}", limit):
+            bottle.abort(400, f"limit: {limit[:60]!r} is not a number of builds, such as 12")
+        newest = worker.builds()[::-1]
+        return {"builds": [asdict(build) for build in newest[: int(limit) if limit else None]]}
 
     @app.get("/api/builds/<id_>")
     def one(id_: str) -> dict[str, Any]:
@@ -83,6 +90,11 @@ def make_app(worker: Worker) -> bottle.Bottle:
     @app.get("/artifacts/<name:re:r[0-9a-f]{12}[.]tar[.]gz>")
     def artifact(name: str) -> Any:
         return bottle.static_file(name, root=str(worker.records.artifacts), mimetype="application/gzip")
+
+    @app.get("/metrics")
+    def numbers() -> str:
+        bottle.response.content_type = admin_metrics.CONTENT_TYPE
+        return metrics(worker.builds(), time.time())
 
     @app.get("/builds")
     def page() -> str:

@@ -122,6 +122,7 @@
       if (changed("split")) drawShare(picture.split || {});
       if (changed("steps")) drawSteps(picture.steps || {});
       if (changed("verdict")) drawVerdict(picture.verdict || {});
+      if (changed("builds")) drawBuilds(picture.builds || {});
       if (changed("intents", "journal")) drawIntents(picture.intents || {}, picture.journal || {});
       if (changed("alerts", "silences")) drawAlerts(picture.alerts || {}, picture.silences || {});
       if (changed("flags")) drawFlags(picture.flags || {});
@@ -315,6 +316,23 @@
     if (steps.release) words.push(`release ${steps.release}`);
     if (steps.reason) words.push(steps.reason);
     say($("steps-word"), words.join(" · "));
+    drawStepActs(steps.phase || "idle", steps.release || "");
+  }
+
+  // What a person may do with a release by steps, where it is.
+  const STEP_ACTS = {
+    idle: ["start"], aborted: ["start"], stepping: ["pause", "promote", "abort"], paused: ["resume", "promote", "abort"], promoted: ["abort"],
+  };
+  function drawStepActs(phase, release) {
+    const node = $("step-acts"), key = `${guard !== ""} ${phase} ${release}`;
+    node.hidden = !guard;
+    if (!guard || node.drawn === key) { node.drawn = guard ? key : ""; return; }
+    node.drawn = key;
+    refill(node, ...(STEP_ACTS[phase] || []).map((command) => {
+      const word = command[0].toUpperCase() + command.slice(1);
+      return make("button", { type: "button", class: command === "abort" ? "danger" : "quiet",
+        onclick: () => ask(`${word} ${command === "start" ? "the canary's release by steps" : release}?`, { do: "step", command, reason: "" }) }, `${word}…`);
+    }));
   }
 
   const VERDICTS = { pass: "good", hold: "warn", fail: "bad" };
@@ -362,21 +380,70 @@
     });
   }
 
+  const ENDS = { queued: ["warn", "waiting"], running: ["warn", "at work"], passed: ["good", "passed"], failed: ["bad", "failed"], cancelled: ["warn", "cancelled"] };
+  function drawBuilds(builds) {
+    const ids = Object.keys(builds).sort((a, b) => builds[b].at - builds[a].at);
+    $("no-builds").hidden = ids.length > 0;
+    keyed($("build-list"), ids.map((id) => [id, builds[id]]), () => make("li"), (node, each, id) => {
+      const [state, word] = ENDS[each.state] || ["warn", each.state];
+      node.className = state;
+      const facts = [each.tests.tests === undefined ? "" : `${each.tests.tests} tests`, each.coverage === undefined ? "" : `coverage ${each.coverage} %`,
+        each.findings === undefined ? "" : `${each.findings} findings`, each.release ? `release ${each.release}` : "",
+        each.target && each.state === "passed" ? `to ${each.target}${each.serving ? `, ${each.serving}` : ""}` : ""].filter(Boolean);
+      const show = (part, name) => make("button", { type: "button", class: "quiet small", "aria-label": `${name} of build ${id}`, onclick: () => report(id, part, name) }, name);
+      refill(node, make("div", { class: "head" }, tag(state, word), `${each.name} ${each.commit}`, each.state === "running" && each.stage ? make("span", { class: "dim" }, each.stage) : ""),
+        make("p", { class: "dim" }, `${each.subject} · ${each.author}, `, when(each.at), each.took === undefined ? "" : ` · ${each.took} s`),
+        facts.length ? make("p", {}, facts.join(" · ")) : "", each.why ? make("p", { class: "error" }, `${each.stage}: ${each.why}`) : "",
+        Object.keys(each.stages).length ? make("ol", {}, ...Object.entries(each.stages).map(([name, words]) => make("li", {}, `${name}  ${words}`))) : "",
+        make("div", { class: "acts" }, show("log", "Log"), each.tests.tests === undefined ? "" : show("tests", "Tests"), each.coverage === undefined ? "" : show("coverage", "Coverage")));
+    });
+  }
+
+  function rows(heads, cells) {
+    return make("table", {}, make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { scope: "col" }, head)))),
+      make("tbody", {}, ...cells.map((row) => make("tr", {}, ...row.map((cell, at) => (at ? make("td", {}, String(cell)) : make("th", { scope: "row" }, String(cell))))))));
+  }
+  const REPORTS = {
+    log: (found) => [found.whole ? "" : make("p", { class: "dim" }, "The end of it; the pipeline's own page has all."), make("pre", {}, found.log || "It said nothing.")],
+    tests: (found) => [
+      make("p", {}, `${found.counts.passed} passed, ${found.counts.failed} failed, ${found.counts.skipped} skipped.`),
+      ...(found.failed.length ? [make("h3", {}, "Failed"), rows(["test", "why"], found.failed.map((each) => [each.name, each.why]))] : []),
+      ...(found.slowest.length ? [make("h3", {}, "Slowest"), rows(["test", "seconds"], found.slowest.map((each) => [each.name, each.seconds.toFixed(2)]))] : []),
+    ],
+    coverage: (found) => [make("p", {}, `${found.percent} % of all lines; the least covered file first.`),
+      rows(["file", "covered", "lines missing"], found.files.map((each) => [each.name, `${each.percent} %`, each.missing]))],
+  };
+  async function report(id, part, name) {
+    const found = await call("GET", `/builds/${encodeURIComponent(id)}/${part}`);
+    if (found.error) { toast(found.error); return; }
+    say($("report-title"), `${name} of build ${id}`);
+    $("report-body").replaceChildren(...REPORTS[part](found).filter(Boolean));
+    $("report").showModal();
+    $("report-body").scrollTop = part === "log" ? $("report-body").scrollHeight : 0;
+  }
+
   function drawAlerts(alerts, silences) {
     const ids = Object.keys(alerts).sort((a, b) => (alerts[b].firing ? 1 : 0) - (alerts[a].firing ? 1 : 0) || alerts[b].since - alerts[a].since);
     $("no-alerts").hidden = ids.some((id) => alerts[id].firing);
-    keyed($("alert-list"), ids.map((id) => [id, alerts[id]]), () => make("li"), (node, each) => {
+    keyed($("alert-list"), ids.map((id) => [id, JSON.stringify([guard !== "", alerts[id]])]), () => make("li"), (node, text) => {
+      const each = JSON.parse(text)[1];
       const state = !each.firing ? "good" : each.severity === "critical" ? "bad" : "warn";
       node.className = state;
       refill(node, make("div", { class: "head" }, tag(state, each.firing ? each.severity : "over"), each.summary),
         make("p", { class: "dim" }, `${each.name} · ${each.subject} · since `, when(each.since), each.value ? ` · ${each.value}` : "", each.limit ? `, limit ${each.limit}` : ""),
         each.details ? make("p", { class: "dim" }, each.details) : "",
         each.done ? make("p", {}, `The fleet: ${each.done}`) : "", each.undo ? make("p", { class: "mono" }, each.undo) : "",
-        each.journal ? make("button", { type: "button", class: "quiet small", onclick: () => why(each.journal) }, "Why?") : "");
+        make("div", { class: "acts" }, each.journal ? make("button", { type: "button", class: "quiet small", onclick: () => why(each.journal) }, "Why?") : "",
+          guard && each.firing ? make("button", { type: "button", class: "quiet small", "aria-label": `Silence ${each.name} of ${each.subject}`,
+            onclick: () => ask(`Silence ${each.name} of ${each.subject}?`, { do: "silence", alert: each.name, machine: each.subject, hours: 2, reason: "" }) }, "Silence…") : ""));
     });
     $("silence-part").hidden = Object.keys(silences).length === 0;
-    keyed($("silence-list"), Object.entries(silences), () => make("li"), (node, each) => node.replaceChildren(
-      make("span", { class: "name" }, each.what), make("span", { class: "dim" }, `until ${each.until.slice(0, 16).replace("T", " ")} UTC, by ${each.by}: ${each.comment}`)));
+    keyed($("silence-list"), Object.entries(silences).map(([id, each]) => [id, JSON.stringify([guard !== "", each])]), () => make("li"), (node, text, id) => {
+      const each = JSON.parse(text)[1];
+      refill(node, make("span", { class: "name" }, each.what), make("span", { class: "dim" }, `until ${each.until.slice(0, 16).replace("T", " ")} UTC, by ${each.by}: ${each.comment}`),
+        guard ? make("span", { class: "end" }, make("button", { type: "button", class: "quiet small", "aria-label": `End the silence of ${each.what}`,
+          onclick: () => ask(`End the silence of ${each.what}?`, { do: "unsilence", id }) }, "End…")) : "");
+    });
   }
 
   function drawFlags(flags) {
@@ -479,6 +546,8 @@
     for (const node of document.querySelectorAll(".signed")) node.hidden = !guard;
     for (const node of document.querySelectorAll(".machine")) { node.want = undefined; updateBox(node, node.shown, node.getAttribute("aria-label")); }
     drawFlags(picture.flags || {});
+    drawAlerts(picture.alerts || {}, picture.silences || {});
+    drawSteps(picture.steps || {});
   }
 
   let toasting = 0;
@@ -512,18 +581,28 @@
     asked = action;
     say($("confirm-title"), title);
     say($("confirm-error"), "");
-    const needs = action.do === "canary.off";
+    const needs = "reason" in action, lasts = "hours" in action;
     $("reason-part").hidden = !needs;
     $("reason").value = "";
     $("reason").required = needs;
+    $("hours-part").hidden = !lasts;
+    $("hours").value = lasts ? action.hours : "2";
     const plan = await call("POST", "/plan", needs ? { ...action, reason: "by hand" } : action);
     if (plan.error) { toast(plan.error); return; }
     $("confirm-will").replaceChildren(...plan.will.map((each) => make("li", {}, each)));
     $("confirm").showModal();
   }
+  // Another number of hours is another thing that will happen.
+  $("hours").addEventListener("change", async () => {
+    asked = { ...asked, hours: Number($("hours").value) };
+    const plan = await call("POST", "/plan", { ...asked, reason: "by hand" });
+    say($("confirm-error"), plan.error || "");
+    if (plan.will) $("confirm-will").replaceChildren(...plan.will.map((each) => make("li", {}, each)));
+  });
   $("confirm").querySelector("form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    const action = asked.do === "canary.off" ? { ...asked, reason: $("reason").value.trim() } : asked;
+    const action = { ...asked };
+    if ("reason" in action) action.reason = $("reason").value.trim();
     $("confirm-go").disabled = true;
     const answer = await call("POST", "/actions", action);
     $("confirm-go").disabled = false;
@@ -541,7 +620,7 @@
   });
   $("canary-switch").addEventListener("click", () => {
     if ((picture.split || {}).latch) ask("Turn the canary on?", { do: "canary.on" });
-    else ask("Turn the canary off?", { do: "canary.off" });
+    else ask("Turn the canary off?", { do: "canary.off", reason: "" });
   });
 
   connect();

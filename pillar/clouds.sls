@@ -1,0 +1,9 @@
+# What is yours at a cloud: whatever stands here goes over etc/clouds/<cloud>/cloud.providers.d, where every setting is
+# described. No secret belongs here: those stand in the environment, or under "clouds" in the fleet's secrets.json.
+clouds:
+  # location, image, options: {vpc_uuid: ...}
+  digitalocean: {}
+  # location, image (an AMI of Debian 12 in that region), options: {subnet_id: ..., security_group_ids: [...]}
+  ec2: {}
+  # location, options: {resource_group: ..., network: ...}
+  azure: {}
