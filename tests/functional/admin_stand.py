@@ -50,7 +50,7 @@ class AdminStand:
         self.orders.mkdir(exist_ok=True)
         self.file = directory / "admin.json"
         self.document: dict[str, Any] = {
-            "redis": {"addresses": [f"127.0.0.1:{redis_port}"], "timeout_s": 2.0},
+            "redis": {"addresses": [f"127.0.0.1:{redis_port}"], "timeout_s": 10},
             "listen": {"address": "127.0.0.1", "port": self.port},
             "tokens": {"read": [sha256(READ)], "write": [sha256(WRITE)]},
             "server": {},

@@ -46,7 +46,7 @@ class DashboardStand:
         self.port = free_port()
         self.file = directory / "dashboard.json"
         self.document: dict[str, Any] = {
-            "redis": {"addresses": [f"127.0.0.1:{redis_port}"], "timeout_s": 2.0},
+            "redis": {"addresses": [f"127.0.0.1:{redis_port}"], "timeout_s": 10},
             "admin": f"http://127.0.0.1:{admin_port}",
             "fleet": "test", "machine": "ops1", "hosts": HOSTS,
             "listen": {"address": "127.0.0.1", "port": self.port},

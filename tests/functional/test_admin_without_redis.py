@@ -33,7 +33,7 @@ def stand(make_stand: Callable[..., Stand]) -> Stand:
 @pytest.fixture
 def api(stand: Stand) -> Iterator[AdminStand]:
     """Its admin API."""
-    made = AdminStand.before(stand)
+    made = AdminStand.before(stand, {"redis": {"timeout_s": 1}})
     yield made.start()
     made.process.end()
 

@@ -14,6 +14,8 @@ import jinja2
 import pytest
 import redis
 from host import free_port, until
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from saltern import conducting, events, rejections, secrets, signing
 from saltern.alert_store import ALERT, ALERTS, Alert, AlertStore, fingerprint
 from saltern.events import Event, Rate, Rejected
@@ -221,7 +223,7 @@ def test_alerts_and_all_else_that_scripts_write_outlive_a_restart_of_redis(tmp_p
             assert set(Registry(own).snapshot().instances) == {"prod1"}
             for who in ({}, {"username": "default", "password": ""}):
                 with (
-                    redis.Redis(port=port, **who) as anybody,
+                    redis.Redis(port=port, retry=Retry(NoBackoff(), 0), **who) as anybody,
                     pytest.raises(redis.exceptions.AuthenticationError),
                 ):
                     anybody.get("saltern:revision")

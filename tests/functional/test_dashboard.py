@@ -19,11 +19,16 @@ import redis
 from admin_stand import OURS, READ, WRITE, AdminStand
 from dashboard_stand import BUILDS, DashboardStand, Painter, Viewer, alertmanager, builds_served
 from host import PATIENCE, free_port, until
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from saltern.journal import newest
 from saltern.registry import JOURNAL, Registry
 from traffic_stand import Process, redis_process, redis_server
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e"
+
+NEVER = Retry(NoBackoff(), 0)
+"""How often what cannot be sent is sent again: whoever waits for Redis looks again by itself."""
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +183,7 @@ def test_a_redis_that_goes_and_comes_back_is_told_and_the_picture_goes_on(
     folder = tmp_path / "own"
     folder.mkdir()
     process, port = redis_server(folder)
-    client = redis.Redis(port=port, decode_responses=True)
+    client = redis.Redis(port=port, decode_responses=True, retry=NEVER)
     own = Painter(client)
     own.begin()
     own.second()
@@ -341,7 +346,7 @@ def test_who_may_only_read_redis_can_run_it(tmp_path: Path) -> None:
     port = free_port()
     process = redis_process(folder, port, "--aclfile", str(tmp_path / "users.acl"))
     process.start()
-    admin = redis.Redis(port=port, username="admin", password="x", decode_responses=True)
+    admin = redis.Redis(port=port, username="admin", password="x", decode_responses=True, retry=NEVER)
     try:
         until(lambda: _pings(admin), "Redis answering")
         painter = Painter(admin)

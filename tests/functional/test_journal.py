@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import redis
 from host import PATIENCE, free_port, until
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from saltern import journal
 from saltern.errors import SalternError
 from saltern.registry import Registry
@@ -22,7 +24,7 @@ def client(tmp_path: Path) -> Iterator[redis.Redis]:
     port = free_port()
     process = redis_process(tmp_path, port)
     process.start()
-    made = redis.Redis(port=port, decode_responses=True)
+    made = redis.Redis(port=port, decode_responses=True, retry=Retry(NoBackoff(), 0))
 
     def answers() -> bool:
         try:

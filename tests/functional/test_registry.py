@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import redis
 from host import free_port, until
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from saltern import registry
 from saltern.redis_link import connect
 from saltern.registry import Change, Conflict, Instance, Registry, RegistryError, UnknownInstance
@@ -397,7 +399,9 @@ def test_after_a_failover_the_writers_reach_the_new_primary(tmp_path: Path) -> N
 
         def knows_replica() -> bool:
             try:
-                with redis.Redis(port=sentinel_port, decode_responses=True) as asked:
+                with redis.Redis(
+                    port=sentinel_port, decode_responses=True, retry=Retry(NoBackoff(), 0)
+                ) as asked:
                     state = asked.sentinel_master("saltern")
                 return state["num-slaves"] == 1
             except redis.RedisError:

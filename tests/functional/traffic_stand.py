@@ -27,6 +27,8 @@ import jinja2
 import redis
 import yaml
 from host import PATIENCE, free_port, until
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from saltern.haproxy import Runtime, parse_acl, parse_servers
 from saltern.registry import Registry
 
@@ -125,7 +127,8 @@ def redis_server(directory: Path, *options: str) -> tuple[Process, int]:
 
 
 def _answers(port: int) -> bool:
-    with redis.Redis(port=port) as client:
+    # As it is now: whoever waits for it looks again soon, and with none of redis-py's own pauses.
+    with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as client:
         try:
             return bool(client.ping())
         except redis.RedisError:

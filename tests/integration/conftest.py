@@ -22,6 +22,8 @@ import pytest
 import redis
 import yaml
 from host import PATIENCE, folder_in_memory, free_port, until
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from saltern import master as salt_master
 from saltern import pillar, secrets
 from saltern.fleet import REPOSITORY, Fleet
@@ -122,6 +124,7 @@ class RedisServer:
                 password=self.passwords[name],
                 decode_responses=True,
                 socket_timeout=PATIENCE,
+                retry=Retry(NoBackoff(), 1),
             )
         return self.clients[name]
 

@@ -20,7 +20,7 @@ from openfeature import api
 from openfeature.event import EventDetails, ProviderEvent
 from openfeature_redis import RedisProvider
 
-DEADLINE = 20.0
+DEADLINE = 120.0
 
 
 def free_port() -> int:
@@ -80,7 +80,7 @@ class Server:
             return False
 
     def client(self, **options: Any) -> redis.Redis:
-        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5, **options)
+        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=DEADLINE, **options)
 
     def kill(self) -> None:
         if self.process is not None:

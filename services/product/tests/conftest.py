@@ -35,7 +35,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> object:
+def wait_until(condition: Callable[[], object], seconds: float = 120.0) -> object:
     """Poll until ``condition`` is true and answer what it said.
 
     Raises:
@@ -56,7 +56,7 @@ class RedisServer:
         self.folder = folder
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(port=self.port, decode_responses=True, socket_timeout=5)
+        self.client = redis.Redis(port=self.port, decode_responses=True, socket_timeout=120)
 
     @property
     def settings(self) -> RedisSettings:
@@ -271,7 +271,7 @@ class Product:
         return psutil.Process(self.process.pid).children()[0]
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
 
     def __call__(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
         connection = self.connect()
