@@ -162,7 +162,7 @@ def alertmanager(folder: Path) -> tuple[Process, Alertmanager]:
          f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={folder / 'alertmanager'}"],
         folder / "alertmanager.log",
     )  # fmt: skip
-    api = Alertmanager(f"http://127.0.0.1:{port}")
+    api = Alertmanager(f"http://127.0.0.1:{port}", PATIENCE)
     process.start()
 
     def answers() -> bool:

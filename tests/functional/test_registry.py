@@ -130,7 +130,7 @@ def test_a_change_is_one_revision_one_notice_and_one_line_and_the_same_again_is_
 ) -> None:
     with reg.client.pubsub(ignore_subscribe_messages=True) as notices:
         notices.subscribe(registry.REVISION)
-        until(lambda: notices.get_message(timeout=0.1) is None, "subscribed")
+        until(lambda: reg.client.pubsub_numsub(registry.REVISION)[0][1] == 1, "the subscription")
         lines = len(journal(reg))
         first = act(reg)
         assert (first.changed, first.revision) == (True, 3)
