@@ -80,6 +80,48 @@ def test_a_request_that_is_obeyed_and_never_answered_makes_one_machine(bare, wro
         assert fake.requests["create"] == 1
 
 
+class Tardy(DigitalOcean):
+    """The first request for a machine is cut off, and obeyed when the second one's machine has been looked at."""
+
+    def handle(self, method, path, query, headers, body):
+        answer = super().handle(method, path, query, headers, body)
+        if path == "/v2/droplets" and method == "POST" and self.requests["create"] == 2:
+            self.late = dict(self.droplets[max(self.droplets)])
+        elif re.fullmatch(r"/v2/droplets/\d+", path) and getattr(self, "late", None):
+            number = next(self._ids)
+            self.droplets[number] = {**self.late, "id": number}
+            self.late = None
+        return answer
+
+
+def test_a_request_that_is_obeyed_when_another_was_made_long_since_leaves_one_machine(bare):
+    def plan(subject: str, kind: str, number: int) -> str | None:
+        return CUT if kind == "create" and number == 1 else None
+
+    with Tardy(plan=plan).serving() as fake:
+        cloud = make_cloud(DIGITALOCEAN, bare, fake.port)
+        node = cloud.create(wanted(cloud))
+        assert fake.requests["create"] == 2 and fake.late is None
+        assert [str(number) for number in fake.droplets] == [node.id]
+        assert bare.inventory()["prod6"]["address"] == node.address
+
+
+def test_what_stands_beside_a_machine_of_the_same_order_is_swept_and_the_machine_stays(bare):
+    with DigitalOcean().serving() as fake:
+        cloud = make_cloud(DIGITALOCEAN, bare, fake.port)
+        cloud.create(wanted(cloud, "prod1"))
+        node = cloud.create(wanted(cloud, "prod6"))
+        fake.droplets[2001] = {**fake.droplets[int(node.id)], "id": 2001}
+        assert cloud.sweep() == ["prod6"]
+        assert fake.names() == ["prod1", "prod6"] and int(node.id) in fake.droplets
+        assert cloud.sweep() == []
+        # With neither at the address it had, nobody can say which one it is.
+        fake.droplets[2001] = {**fake.droplets[int(node.id)], "id": 2001}
+        fake.droplets[2002] = {**fake.droplets.pop(int(node.id)), "id": 2002}
+        assert cloud.sweep() == []
+        assert fake.names() == ["prod1", "prod6", "prod6"]
+
+
 def test_a_rate_limit_is_waited_for_as_long_as_the_cloud_asks(bare):
     def plan(subject: str, kind: str, number: int) -> str | None:
         return LIMITED if kind == "create" and number <= 3 else None

@@ -132,8 +132,11 @@ class Cloud:
             )  # fmt: skip
             try:
                 told(order)
-                node = self._request(order, wanted.options or {})
+                node, lost = self._request(order, wanted.options or {})
                 node = self._await(node, _reachable, "to run")
+                if lost and not self.dialect.repeatable:
+                    # A request whose answer was lost may be obeyed late, beside the one that was answered.
+                    self._end(self._twins(order.token, node))
                 ledger.finish(self.fleet, begun, node, wanted.size, wanted.profile)
             except BaseException as error:
                 self._give_back(order, error)
@@ -153,7 +156,8 @@ class Cloud:
         if kept is not None:
             self._remove(there, name)
 
-    def _request(self, order: Order, options: Mapping[str, Any]) -> Node:
+    def _request(self, order: Order, options: Mapping[str, Any]) -> tuple[Node, bool]:
+        """The machine asked for, and whether an answer was lost on the way."""
         lost = False
 
         def after_loss() -> Node | None:
@@ -170,13 +174,14 @@ class Cloud:
         except CloudError as error:
             error.maybe_obeyed = lost
             raise
-        if lost and not self.dialect.repeatable:
-            # A request whose answer was lost may be obeyed late, beside the one that was answered.
-            self._end([each for each in self._bearing(order.token) if each.id != node.id])
-        return node
+        return node, lost
 
     def _bearing(self, token: str) -> list[Node]:
         return [node for node in self._scan() if node.labels.get(TOKEN) == token]
+
+    def _twins(self, token: str, node: Node) -> list[Node]:
+        """Machines of the same order beside the one that it is."""
+        return [each for each in self._bearing(token) if each.id != node.id]
 
     def _obeyed(self, order: Order) -> Node | None:
         """The machine that an unanswered request made, if it did."""
@@ -264,16 +269,31 @@ class Cloud:
             )
 
     def sweep(self) -> list[str]:
-        """Remove what was begun and never finished, unless somebody is at work on it; the names."""
+        """Remove what was begun and never finished, unless somebody is at work on it; the names.
+
+        A cloud may obey a request it never answered long after: what it made beside the machine of that order goes too.
+        """
         removed = []
         for entry in ledger.entries(self.fleet):
-            if entry.made or entry.alias != self.settings.alias:
+            if entry.alias != self.settings.alias:
                 continue
             with _hold_if_free(self.fleet, entry.name) as free:
-                if free:
+                if not free:
+                    continue
+                if not entry.made:
                     self._remove(self._bearing(entry.token), entry.name)
                     removed.append(entry.name)
+                elif twins := self._beside(entry):
+                    self._end(twins)
+                    removed.append(entry.name)
         return removed
+
+    def _beside(self, entry: ledger.Entry) -> list[Node]:
+        """What stands at the cloud beside a machine of the inventory, made by the same order."""
+        address = self.fleet.inventory().get(entry.name, {}).get("address")
+        ours = [node for node in self._bearing(entry.token) if node.address == address]
+        # With none at the address it had, nobody can say which one it is.
+        return self._twins(entry.token, ours[0]) if len(ours) == 1 else []
 
     # --- changing
 
