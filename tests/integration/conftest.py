@@ -81,13 +81,14 @@ def fleet(make_fleet: Callable[..., Fleet], shipped_pillar: Path) -> Fleet:
 
 @pytest.fixture(scope="session")
 def told(fleet: Fleet) -> Callable[[str], dict[str, Any]]:
-    """The whole pillar of one machine: what stands about clouds is the master's alone."""
+    """The whole pillar of one machine: all but what is the master's alone."""
 
-    def of(minion: str) -> dict[str, Any]:
-        shared = {name: each for name, each in pillar.load(fleet.pillar_dir).items() if name != "clouds"}
-        return {**shared, **pillar.for_machine(fleet, minion)}
+    def of_machine(minion: str) -> dict[str, Any]:
+        values = {**pillar.load(fleet.pillar_dir), **pillar.for_machine(fleet, minion)}
+        del values["clouds"]
+        return values
 
-    return of
+    return of_machine
 
 
 @dataclass
