@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from host import memory
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent
@@ -53,9 +52,6 @@ def pytest_configure() -> None:
     """pytest-salt-factories has imported Salt by now; no test module is imported yet."""
     mend_import_hooks()
     end_deferred_logging()
-    # `tmp_path` too is off the disk: what is synced there does not wait for a disk that stalls.
-    if place := memory():
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,9 +12,12 @@ import pytest
 # Test modules are imported without a package; what they share lies beside them.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import off_disk
 from redis_stand import RedisStand
 from saltern import redis_link
 from traffic_stand import Stand
+
+tmp_path_factory = off_disk.tmp_path_factory
 
 
 @pytest.fixture(scope="session", autouse=True)

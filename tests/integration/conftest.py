@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import off_disk
 import pytest
 import redis
 import yaml
@@ -27,6 +28,8 @@ from redis.retry import Retry
 from saltern import master as salt_master
 from saltern import pillar, secrets
 from saltern.fleet import REPOSITORY, Fleet
+
+tmp_path_factory = off_disk.tmp_path_factory
 
 LONGEST = 280.0
 """Seconds that Salt's own programs may take to start, or to do something: longer than anything they are asked for."""
