@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from benching import Figure, main, median, percentile, report
 from fleet_bench import fleet as own_fleet
 from fleet_hands import Plant, bus, said, until
-from saltern import master
 from saltern.fleet import Fleet, home, role_of
 
 CANARY = "staging1"
@@ -117,18 +115,11 @@ def minion_cpu(plant: Plant, machine: str, seconds: float) -> float:
 def beacons_cost(plant: Plant, seconds: float) -> float:
     """Per cent of one processor that the beacons of a machine at rest use."""
     machine = next(name for name in plant.fleet.addresses() if role_of(name) == "prod")
-    salt = master.command(plant.fleet, "salt", machine)
-
-    def beacons(function: str) -> None:
-        subprocess.run([*salt, f"beacons.{function}"], check=True, stdout=subprocess.DEVNULL)
-        time.sleep(5)
-
     with_them = minion_cpu(plant, machine, seconds)
-    beacons("disable")
-    try:
+    # Not `beacons.disable`: Salt does nothing about those that come from the pillar.
+    with plant.set(machine, beacons={"enabled": False}):
+        time.sleep(5)
         without = minion_cpu(plant, machine, seconds)
-    finally:
-        beacons("enable")
     return max(0.0, with_them - without)
 
 
