@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import redis
 from admin_stand import WRITE, AdminStand
-from dashboard_stand import BUILDS, DashboardStand, Painter, alertmanager, builds_served
-from host import until
+from alert_stand import mute_alertmanager
+from dashboard_stand import BUILDS, DashboardStand, Painter, builds_served
+from host import free_port, until
 from playwright.sync_api import Browser, Page, expect
 from traffic_stand import redis_server
 
@@ -34,7 +35,7 @@ class Play:
         self.others = ExitStack()
         changes = {"builds": self.others.enter_context(builds_served(folder))}
         if silences:
-            process, self.alertmanager = alertmanager(folder)
+            process, self.alertmanager = mute_alertmanager(folder, free_port())
             self.others.callback(process.end)
             changes["alertmanager"] = self.alertmanager.url
         self.redis, port = redis_server(folder / "redis")

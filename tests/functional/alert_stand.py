@@ -23,6 +23,25 @@ from saltern.redis_link import connect
 from traffic_stand import ROOT, Process, redis_server
 
 
+def mute_alertmanager(folder: Path, port: int) -> tuple[Process, Alertmanager]:
+    """An Alertmanager that mails nobody, on a port of loopback; whoever asked for it ends its process."""
+    config = folder / "alertmanager.yml"
+    config.write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
+    process = Process(
+        ["prometheus-alertmanager", f"--config.file={config}", "--cluster.listen-address=",
+         f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={folder / 'alertmanager'}"],
+        folder / "alertmanager.log",
+    )  # fmt: skip
+    api = Alertmanager(f"http://127.0.0.1:{port}", PATIENCE)
+    process.start()
+    try:
+        until(lambda: AlertStand.answers(api), "Alertmanager answering")
+    except BaseException:
+        process.end()
+        raise
+    return process, api
+
+
 class AlertStand:
     """Everything between an alert and its mail. Times are short, so that tests are."""
 

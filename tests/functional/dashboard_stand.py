@@ -18,9 +18,7 @@ from admin_stand import OURS, Reply
 from host import PATIENCE, free_port, until
 from openfeature_redis import flagset
 from saltern.alert_store import Alert, AlertStore
-from saltern.alertmanager import Alertmanager
 from saltern.dashboard_view import merge
-from saltern.errors import SalternError
 from saltern.intents import Intent, Queue
 from saltern.observed import OBSERVED, WINDOWS
 from saltern.pipeline.records import Build, Records
@@ -150,33 +148,6 @@ def builds_served(folder: Path) -> Iterator[str]:
     worker.prepare()
     with serving(worker) as port:
         yield f"http://127.0.0.1:{port}"
-
-
-def alertmanager(folder: Path) -> tuple[Process, Alertmanager]:
-    """An Alertmanager that mails nobody."""
-    port = free_port()
-    config = folder / "alertmanager.yml"
-    config.write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
-    process = Process(
-        ["prometheus-alertmanager", f"--config.file={config}", "--cluster.listen-address=",
-         f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={folder / 'alertmanager'}"],
-        folder / "alertmanager.log",
-    )  # fmt: skip
-    api = Alertmanager(f"http://127.0.0.1:{port}", PATIENCE)
-    process.start()
-
-    def answers() -> bool:
-        try:
-            return api.silences() == []
-        except SalternError:
-            return False
-
-    try:
-        until(answers, "Alertmanager answering")
-    except BaseException:
-        process.end()
-        raise
-    return process, api
 
 
 class Viewer:

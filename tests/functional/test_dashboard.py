@@ -17,7 +17,8 @@ import jinja2
 import pytest
 import redis
 from admin_stand import OURS, READ, WRITE, AdminStand
-from dashboard_stand import BUILDS, DashboardStand, Painter, Viewer, alertmanager, builds_served
+from alert_stand import mute_alertmanager
+from dashboard_stand import BUILDS, DashboardStand, Painter, Viewer, builds_served
 from host import PATIENCE, free_port, until
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -488,7 +489,7 @@ def test_a_release_by_steps_is_led_from_the_page_as_by_the_runners(
 def test_an_alert_is_silenced_and_the_silence_ended_from_the_page_and_both_are_in_the_journal(
     painter: Painter, server: tuple[Process, int], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    process, api = alertmanager(tmp_path)
+    process, api = mute_alertmanager(tmp_path, free_port())
     request.addfinalizer(process.end)
     behind = AdminStand(tmp_path, server[1], {"alertmanager": api.url}).start()
     request.addfinalizer(behind.process.end)

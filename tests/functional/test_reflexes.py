@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import yaml
-from alert_stand import AlertStand
-from host import PATIENCE, free_port, until
+from alert_stand import mute_alertmanager
+from host import free_port, until
 from saltern import secrets, signing
 from saltern.alert_store import AlertStore
 from saltern.alertmanager import Alertmanager
 from saltern.fleet import Fleet, write_atomically
 from test_admin_runners import api, fleet, runner, stand  # noqa: F401
-from traffic_stand import Process, Stand
+from traffic_stand import Stand
 
 VALUES = {"percent": 93.0, "high": 50, "low": 40, "cpus": 1.0, "services": {"product": 91.0}, "since": 1.5}
 TAG = "salt/beacon/staging1/cpu/high"
@@ -200,16 +200,7 @@ def watched(stand: Stand, fleet: Fleet, tmp_path: Path) -> Iterator[Alertmanager
     content = yaml.safe_load(path.read_text())
     content["ops"]["alertmanager_port"] = port
     path.write_text(yaml.safe_dump(content))
-    config = tmp_path / "alertmanager.yml"
-    config.write_text("route: {receiver: nobody}\nreceivers: [{name: nobody}]\n")
-    process = Process(
-        ["prometheus-alertmanager", f"--config.file={config}", "--cluster.listen-address=",
-         f"--web.listen-address=127.0.0.1:{port}", f"--storage.path={tmp_path / 'alertmanager'}"],
-        tmp_path / "alertmanager.log",
-    )  # fmt: skip
-    process.start()
-    made = Alertmanager(f"http://127.0.0.1:{port}", PATIENCE)
-    until(lambda: AlertStand.answers(made), "Alertmanager answering")
+    process, made = mute_alertmanager(tmp_path, port)
     yield made
     process.end()
 
