@@ -209,7 +209,7 @@ class Roller:
         fires = [
             a
             for a in (each.at(now) for each in AlertStore(client).all())
-            if a.firing and a.name in settings.alerts
+            if a.firing and rollouts.holds(plan, settings, a.name, a.subject)
         ]
         windows = observed.read_windows(client, plan.began, now)
         rows = [window["pools"][pool] for window in windows]
