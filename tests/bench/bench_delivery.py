@@ -4,13 +4,14 @@
 
 A whole fleet of its own, with the shipped numbers of pillar/rollout.sls but for the seconds a sick machine is given
 (`serve_s`, which is waited for on purpose). What scales by itself is off: a loaded fleet would grow meanwhile. 64
-keep-alive connections of wrk load it all the time, and a client beside checks every body. Where the time goes is told
-step by step. Last, Ansible rolls the same over the same machines (see ansible_peer). Left out: a WebSocket or long poll
-a machine, which the sample product has not.
+keep-alive connections of wrk load it all the time, a client beside checks every body, and streams of changes stay open,
+at first at least one on each machine. Where the time goes is told step by step. Last, Ansible rolls the same over the
+same machines (see ansible_peer).
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -94,6 +95,53 @@ class Checker(threading.Thread):
             self.answers += 1
 
 
+class Listener(threading.Thread):
+    """Keeps a stream of changes open, and comes back when it ends; one that breaks off instead is wrong."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(daemon=True)
+        self.host = live.product.split("/")[2]
+        self.machine = ""
+        self.streams = 0
+        self.wrong: list[str] = []
+        self.ended = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            # Longer than a stream is ever silent.
+            with contextlib.closing(http.client.HTTPConnection(self.host, timeout=15)) as connection:
+                try:
+                    self._listen(connection)
+                except (OSError, http.client.HTTPException, ValueError) as error:
+                    self.wrong.append(f"stream of {self.machine}: {error!r}")
+
+    def _listen(self, connection: http.client.HTTPConnection) -> None:
+        connection.request("GET", "/api/changes")
+        answer = connection.getresponse()
+        if answer.status == 204:
+            self.ended.wait(0.05)  # that machine leaves just now, or has as many as it takes
+            return
+        if answer.status != 200:
+            raise ValueError(f"it was answered with {answer.status}")
+        self.machine = answer.getheader("X-Saltern-Instance", "")
+        self.streams += 1
+        while not self.ended.is_set() and answer.readline():
+            pass
+
+
+def listening(live: Live, machines: Iterable[str]) -> list[Listener]:
+    """Streams, at least one on each machine."""
+    listeners: list[Listener] = []
+    missing = set(machines)
+    while missing:
+        listeners.append(Listener(live))
+        missing.discard(until(lambda: listeners[-1].machine, 60, "a stream is open"))
+        if len(listeners) > 100:
+            raise RuntimeError(f"no stream on {', '.join(sorted(missing))}")
+    return listeners
+
+
 class Load:
     """wrk, until it is ended."""
 
@@ -161,6 +209,7 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
             registry = Registry(members.link(fleet))
             old = artifact.releases(fleet)["prod"].id
             new, sick = build(fleet, folder), build(fleet, folder, SICK_ON_PROD1)
+            listeners = listening(live, registry.snapshot().instances)
             checker, load = Checker(live, {old, new, sick}), Load(live, connections)
             time.sleep(3)
             forth, back, one = [], [], []
@@ -171,10 +220,13 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
                 good(back[-1])
                 one.append(taken_back(rolled(fleet, registry, sick, order="id")[1], sick))
             requests, failed = load.end()
-            checker.ended.set()
-            checker.join()
+            for client in (checker, *listeners):
+                client.ended.set()
+            for client in (checker, *listeners):
+                client.join()
             peer, peer_failed = beside(live, fleet, (new, old), connections, folder) if ansible else ({}, 0)
-    for words in checker.wrong[:5]:
+    wrong = [words for client in (checker, *listeners) for words in client.wrong]
+    for words in wrong[:9]:
         print(words, file=sys.stderr)
     goes = {
         name: [round(good(done), 1) for done in taken] for name, taken in (("forth", forth), ("back", back))
@@ -201,7 +253,8 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
             Figure("rollback_five_s", median(goes["back"]), "s", "<= 15", runs=goes["back"]),
             Figure("rollback_one_s", round(median(one), 2), "s", "<= 2", runs=[round(s, 2) for s in one]),
             Figure("requests", requests + checker.answers, "requests", ">= 100000"),
-            Figure("failed", failed + len(checker.wrong), "requests", "<= 0"),
+            Figure("failed", failed + len(wrong), "requests", "<= 0"),
+            Figure("streams", sum(each.streams for each in listeners), "streams"),
             Figure("bodies_checked", checker.answers, "requests"),
             *faster,
         ],

@@ -19,8 +19,8 @@ VALID = 5.0
 LOOK = 0.25
 """Between two looks whether there is something to tell, in seconds."""
 
-BEAT = 10.0
-"""Longest silence on a stream, in seconds: proxies hang up on a silent server after thirty."""
+BEAT = 1.0
+"""Longest silence on a stream, in seconds. Whoever has hung up is noticed at the next word but one."""
 
 
 @dataclass(frozen=True)
