@@ -3,10 +3,10 @@
     ./saltern bench delivery --json
 
 A whole fleet of its own, with the shipped numbers of pillar/rollout.sls but for the seconds a sick machine is given
-(`serve_s`, which is waited for on purpose). What scales by itself is off: a loaded fleet would grow meanwhile. 64
-keep-alive connections of wrk load it all the time, a client beside checks every body, and streams of changes stay open,
-at first at least one on each machine. Where the time goes is told step by step. Last, Ansible rolls the same over the
-same machines (see ansible_peer).
+(`serve_s`, which is waited for on purpose). What scales by itself is off: a loaded fleet would grow meanwhile. A client
+checks every body all the time, and streams of changes stay open, at first at least one on each machine. All is measured
+twice, without more load and with 64 keep-alive connections of wrk, which take all that two processors have. Where the
+time goes is told step by step. Last, Ansible rolls the same over the same machines (see ansible_peer).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,33 @@ def taken_back(intent: Intent, release: str) -> float:
     return float(intent.steps["prod1/back#1"]["at"]) - float(intent.steps[f"{release}/fail"]["at"])
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """Rolls of five machines forth and back again, and rolls that the first machine fails: seconds and intents."""
+
+    forth_s: list[float]
+    back_s: list[float]
+    one_s: list[float]
+    forth: list[Intent]
+    back: list[Intent]
+
+    @classmethod
+    def of(cls, fleet: Fleet, registry: Registry, releases: tuple[str, str, str], rolls: int) -> Rounds:
+        """Roll so often, from the first release to the second; the third is sick on prod1."""
+        old, new, sick = releases
+        forth, back, one = [], [], []
+        for _ in range(rolls):
+            forth.append(rolled(fleet, registry, new))
+            good(forth[-1])
+            back.append(rolled(fleet, registry, old, rollback=True))
+            good(back[-1])
+            one.append(taken_back(rolled(fleet, registry, sick, order="id")[1], sick))
+        return cls(
+            [round(seconds, 1) for seconds, _ in forth], [round(seconds, 1) for seconds, _ in back],
+            [round(seconds, 2) for seconds in one], [intent for _, intent in forth], [intent for _, intent in back],
+        )  # fmt: skip
+
+
 def shares(intents: Iterable[Intent]) -> dict[str, float]:
     """Seconds of a roll by what they were spent on, the mean over rolls; what a step took is from the one before it."""
     spent: dict[str, float] = defaultdict(float)
@@ -210,15 +238,11 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
             old = artifact.releases(fleet)["prod"].id
             new, sick = build(fleet, folder), build(fleet, folder, SICK_ON_PROD1)
             listeners = listening(live, registry.snapshot().instances)
-            checker, load = Checker(live, {old, new, sick}), Load(live, connections)
+            checker = Checker(live, {old, new, sick})
+            calm = Rounds.of(fleet, registry, (old, new, sick), rolls)
+            load = Load(live, connections)
             time.sleep(3)
-            forth, back, one = [], [], []
-            for _ in range(rolls):
-                forth.append(rolled(fleet, registry, new))
-                good(forth[-1])
-                back.append(rolled(fleet, registry, old, rollback=True))
-                good(back[-1])
-                one.append(taken_back(rolled(fleet, registry, sick, order="id")[1], sick))
+            loaded = Rounds.of(fleet, registry, (old, new, sick), rolls)
             requests, failed = load.end()
             for client in (checker, *listeners):
                 client.ended.set()
@@ -228,16 +252,14 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
     wrong = [words for client in (checker, *listeners) for words in client.wrong]
     for words in wrong[:9]:
         print(words, file=sys.stderr)
-    goes = {
-        name: [round(good(done), 1) for done in taken] for name, taken in (("forth", forth), ("back", back))
-    }
-    print(f"a roll spends {shares(intent for _, intent in forth)} s", file=sys.stderr)
-    print(f"a rollback spends {shares(intent for _, intent in back)} s", file=sys.stderr)
+    for name, rounds in (("quiet", calm), ("loaded", loaded)):
+        print(f"a {name} roll spends {shares(rounds.forth)} s", file=sys.stderr)
+        print(f"a {name} rollback spends {shares(rounds.back)} s", file=sys.stderr)
     faster = (
         [
             Figure(
                 "times_faster_than_ansible",
-                round(peer["ansible"] / median(goes["forth"]), 1),
+                round(peer["ansible"] / median(loaded.forth_s), 1),
                 "times",
                 ">= 2",
             ),
@@ -249,9 +271,12 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
     return report(
         "delivery",
         [
-            Figure("roll_five_s", median(goes["forth"]), "s", "<= 40", peer, goes["forth"]),
-            Figure("rollback_five_s", median(goes["back"]), "s", "<= 15", runs=goes["back"]),
-            Figure("rollback_one_s", round(median(one), 2), "s", "<= 2", runs=[round(s, 2) for s in one]),
+            Figure("roll_five_s", median(loaded.forth_s), "s", "<= 40", peer, loaded.forth_s),
+            Figure("rollback_five_s", median(calm.back_s), "s", "<= 15", runs=calm.back_s),
+            Figure("rollback_one_s", median(calm.one_s), "s", "<= 2", runs=calm.one_s),
+            Figure("roll_five_without_load_s", median(calm.forth_s), "s", "<= 40", runs=calm.forth_s),
+            Figure("rollback_five_under_load_s", median(loaded.back_s), "s", "<= 15", runs=loaded.back_s),
+            Figure("rollback_one_under_load_s", median(loaded.one_s), "s", "<= 2", runs=loaded.one_s),
             Figure("requests", requests + checker.answers, "requests", ">= 100000"),
             Figure("failed", failed + len(wrong), "requests", "<= 0"),
             Figure("streams", sum(each.streams for each in listeners), "streams"),
