@@ -191,7 +191,7 @@ def upload(fleet: Fleet, work: Work) -> Facts:
 
 
 def keep(fleet: Fleet, work: Work) -> Facts:
-    """Put it into the catalogue of releases, and have it put into the bucket if there is one; old ones are forgotten."""
+    """Put it into the catalogue of releases, and have it put into the bucket if there is one; forget old ones."""
     args = work.intent.args
     values = pillar.load(fleet.pillar_dir)
     if values["pipeline"]["bucket"]["name"]:
