@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def pillar_of(folder: Path) -> Path:
 
 
 def build(fleet: Fleet, folder: Path, lines: str = "") -> str:
-    """A release of the product with a line changed; its id."""
+    """A release of the product like no other, with some lines changed; its id."""
     made = changed_product(fleet, folder, lines)
     artifact.keep(fleet, made)
     return made.id
@@ -197,11 +197,12 @@ class Rounds:
     back: list[Intent]
 
     @classmethod
-    def of(cls, fleet: Fleet, registry: Registry, releases: tuple[str, str, str], rolls: int) -> Rounds:
-        """Roll so often, from the first release to the second; the third is sick on prod1."""
-        old, new, sick = releases
+    def of(cls, fleet: Fleet, registry: Registry, old: str, pairs: Sequence[tuple[str, str]]) -> Rounds:
+        """Roll to a release that no machine has seen, and back; and to one that is sick on prod1. So often as there are
+        pairs of them.
+        """
         forth, back, one = [], [], []
-        for _ in range(rolls):
+        for new, sick in pairs:
             forth.append(rolled(fleet, registry, new))
             good(forth[-1])
             back.append(rolled(fleet, registry, old, rollback=True))
@@ -236,19 +237,21 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
             fleet = Fleet.load(home() / live.name)
             registry = Registry(members.link(fleet))
             old = artifact.releases(fleet)["prod"].id
-            new, sick = build(fleet, folder), build(fleet, folder, SICK_ON_PROD1)
+            pairs = [(build(fleet, folder), build(fleet, folder, SICK_ON_PROD1)) for _ in range(2 * rolls)]
             listeners = listening(live, registry.snapshot().instances)
-            checker = Checker(live, {old, new, sick})
-            calm = Rounds.of(fleet, registry, (old, new, sick), rolls)
+            checker = Checker(live, {old, *(release for pair in pairs for release in pair)})
+            calm = Rounds.of(fleet, registry, old, pairs[:rolls])
             load = Load(live, connections)
             time.sleep(3)
-            loaded = Rounds.of(fleet, registry, (old, new, sick), rolls)
+            loaded = Rounds.of(fleet, registry, old, pairs[rolls:])
             requests, failed = load.end()
             for client in (checker, *listeners):
                 client.ended.set()
             for client in (checker, *listeners):
                 client.join()
-            peer, peer_failed = beside(live, fleet, (new, old), connections, folder) if ansible else ({}, 0)
+            peer, peer_failed = (
+                beside(live, fleet, (pairs[0][0], old), connections, folder) if ansible else ({}, 0)
+            )
     wrong = [words for client in (checker, *listeners) for words in client.wrong]
     for words in wrong[:9]:
         print(words, file=sys.stderr)
