@@ -16,10 +16,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from saltern import doctor, fleet, joining, master, rented, status, up, workplace
+from saltern import doctor, fleet, joining, leading, master, rented, status, up, workplace
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
-from saltern.production import backup, install
+from saltern.production import backup, install, sharing
 from saltern.runners import EXPECTED
 
 STAGE_STYLE = {
@@ -84,6 +84,14 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument(
         "--no-way-back", action="store_true", help="keep this release in use even if it does not answer"
     )
+    each.add_argument(
+        "--peer",
+        metavar="IP",
+        action="append",
+        help="another master of the same fleet, '' for none; may be said several times",
+    )
+    add("share", "bring the fleet's other masters what this one keeps (the unit saltern-share runs it)")
+    add("take", "take from standard input what the fleet's leading master brings")
     each = add("backup", "write the keys and the state of the master that is installed here")
     each.add_argument("target", metavar="FILE", help="a file, a folder, or - for standard output")
     each.add_argument(
@@ -92,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     each = add("restore", "make this machine the master that a backup was made of")
     each.add_argument("source", metavar="FILE", help="the backup, or - for standard input")
     each.add_argument("--address", metavar="IP", help="where machines reach it, if not where they did")
+    each.add_argument("--peer", metavar="IP", action="append", help="another master, beside which it is one")
     each.add_argument(
         "--force", action="store_true", help="in place of a master that is here, which is moved aside"
     )
@@ -142,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {
             "up": _up, "status": _status, "down": _down, "clone": _clone, "doctor": _doctor, "test": _test,
             "bench": _bench, "install-master": _install_master, "backup": _backup, "restore": _restore,
-            "join": _join, "leave": _leave, "demo": _demo,
+            "share": _share, "take": _take, "join": _join, "leave": _leave, "demo": _demo,
         }[chosen.command](chosen)  # fmt: skip
     except EXPECTED as error:
         print(f"saltern: {error}", file=sys.stderr)
@@ -181,6 +190,8 @@ def _at_work(arguments: argparse.Namespace) -> Fleet:
     chosen = _chosen(arguments)
     if chosen.installed:
         install.become_service(chosen)
+        if arguments.command != "status":
+            leading.need(chosen, arguments.command)
     else:
         _root()
     return chosen
@@ -309,7 +320,8 @@ def _install_master(arguments: argparse.Namespace) -> int:
         # From here on by the code that is to be in use.
         _hand_over(code, sys.argv[1:])
     started = time.monotonic()
-    wanted = install.Wanted(arguments.address, arguments.subnet, arguments.name, arguments.ssh_from)
+    peers = None if arguments.peer is None else tuple(filter(None, arguments.peer))
+    wanted = install.Wanted(arguments.address, arguments.subnet, arguments.name, arguments.ssh_from, peers)
     chosen = fleet.choose(arguments.fleet, arguments.state_dir)
     changed = install.install(chosen, wanted, _tell, way_back=not arguments.no_way_back)
     made = Fleet.load(chosen.state_dir)
@@ -355,15 +367,30 @@ def _restore(arguments: argparse.Namespace) -> int:
     _as_root("restore")
     code, name = install.restore(arguments.source, force=arguments.force, tell=_tell)
     more = ["--address", arguments.address] if arguments.address else []
+    more += [word for peer in arguments.peer or () for word in ("--peer", peer)]
     # The script of that release: it has packages and a virtual environment of its own.
     os.execv(str(code / "saltern"), [str(code / "saltern"), "install-master", "--fleet", name, *more])
     return 1
+
+
+def _share(arguments: argparse.Namespace) -> int:
+    _as_root("share")
+    sharing.share(_chosen(arguments))
+    return 0
+
+
+def _take(arguments: argparse.Namespace) -> int:
+    _as_root("take")
+    came = sharing.receive(_chosen(arguments), sys.stdin.buffer)
+    print(f"{len(came.contents)} of {len(came.modes)} files from {came.sender}")
+    return 0
 
 
 def _join(arguments: argparse.Namespace) -> int:
     # As root to the end: the ssh key is root's. What it leaves is given to the master's user.
     _as_root("join")
     chosen = _chosen(arguments)
+    leading.need(chosen, "join")
     host = joining.Host(
         arguments.address, arguments.user, arguments.port, arguments.key, arguments.known_hosts
     )

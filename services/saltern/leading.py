@@ -207,3 +207,12 @@ def follows(fleet: Fleet) -> bool:
         log.warning("who leads is not known: %s", error)
         return False
     return found is not None and found.holder != fleet.gateway
+
+
+def need(fleet: Fleet, what: str) -> None:
+    """Refuse what changes the fleet's inventory or keys where another master leads: its own would be put in the place.
+
+    :raises SalternError: another leads
+    """
+    if follows(fleet):
+        raise SalternError(f"{what}: another master leads (`saltern status` says which); do it there")
