@@ -163,5 +163,7 @@ def conduct(
             conductor.stop()
             stepper.stop()
             keeper.stop()
-        if failed or keeper.lost:
-            raise [*failed, keeper.lost][0]
+        if keeper.lost:
+            failed.append(keeper.lost)
+        if failed:
+            raise failed[0]

@@ -72,12 +72,14 @@ class Lost(SalternError):
 def heard(held: Held, me: str, answer: Answer, asked: float) -> Held:
     """What a master knows once Redis has answered.
 
+    A lease that ended while Redis was away goes on as the next one, if nobody had one in between.
+
     :param asked: when it asked, by the monotonic clock: the lease lasts from then on at least
     :raises Lost: it led, and this lease is not the one that it had
     """
     mine = answer.holder == me
-    if held.token and not (mine and answer.token == held.token):
-        who = f"{answer.holder} leads" if not mine else "this master's lease ended and is a new one"
+    if held.token and not (mine and answer.token in (held.token, held.token + 1)):
+        who = f"{answer.holder} leads" if not mine else "another led since"
         raise Lost(f"{who} (lease {answer.token} after {held.token})")
     if not mine:
         return Held(leader=answer.holder)

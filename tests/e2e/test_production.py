@@ -27,8 +27,13 @@ PKI = "/var/lib/saltern/saltern/pki/master"
 # A port of this host that its machines may reach: nobody's here, no master runs on it.
 API_PORT = 4506
 STEP_SECONDS = 900
-# What a host that runs all of it at once does to beacons is no news.
-CALM = (("beacons.sls", "high: 50", "high: 100"), ("scaling.sls", "auto: true", "auto: false"))
+# What a host that runs all of it at once does to beacons is no news; and rented machines take their time.
+CALM = (
+    ("beacons.sls", "high: 50", "high: 100"),
+    ("scaling.sls", "auto: true", "auto: false"),
+    ("scaling.sls", "serve_s: 180", "serve_s: 900"),
+    ("scaling.sls", "configure_s: 60", "configure_s: 300"),
+)
 
 
 @dataclass

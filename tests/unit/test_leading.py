@@ -18,8 +18,9 @@ USABLE = LEASE_S - MARGIN_S
         (Held(leader=B), Answer(B, 1), Held(0, 0.0, B)),
         (Held(leader=B), Answer(A, 2), Held(2, NOW + USABLE, A)),
         (Held(2, NOW + 1, A), Answer(A, 2), Held(2, NOW + USABLE, A)),
-        # Redis was away for longer than the lease, came back with it, and gave it to nobody.
+        # Redis was away for longer than the lease, and nobody led in between.
         (Held(2, NOW - 100, A), Answer(A, 2), Held(2, NOW + USABLE, A)),
+        (Held(2, NOW - 100, A), Answer(A, 3), Held(3, NOW + USABLE, A)),
     ],
 )
 def test_a_master_leads_while_the_lease_is_its_own_and_knows_who_does_else(held, answer, then):
@@ -30,8 +31,8 @@ def test_a_master_leads_while_the_lease_is_its_own_and_knows_who_does_else(held,
     ("answer", "words"),
     [
         (Answer(B, 3), "10.0.0.2 leads (lease 3 after 2)"),
-        (Answer(A, 4), "this master's lease ended and is a new one (lease 4 after 2)"),
-        (Answer(A, 1), "this master's lease ended and is a new one (lease 1 after 2)"),
+        (Answer(A, 4), "another led since (lease 4 after 2)"),
+        (Answer(A, 1), "another led since (lease 1 after 2)"),
     ],
 )
 def test_a_leader_whose_lease_is_another_one_starts_afresh(answer, words):
