@@ -107,14 +107,10 @@ def parser() -> argparse.ArgumentParser:
     each = add("join", "make a machine that exists already one of the fleet's, over ssh")
     each.add_argument("name", metavar="ID", help="what it shall be, such as prod6")
     each.add_argument("address", metavar="ADDRESS", help="where the fleet reaches it")
-    each.add_argument(
-        "--user", default="root", help="root (the default), or one who may sudo without a password"
-    )
-    each.add_argument("--port", type=int, default=22, help="where its sshd listens (default: 22)")
-    each.add_argument(
-        "--key", metavar="FILE", default="", help="the private key to use (default: ssh's own choice)"
-    )
-    each.add_argument("--known-hosts", metavar="FILE", default="", help="where host keys are remembered")
+    _over_ssh(each)
+    each = add("move-machines", "tell machines, over ssh, that their master is here now")
+    each.add_argument("names", metavar="ID", nargs="*", help="these alone (default: all)")
+    _over_ssh(each)
     each = add("leave", "let a machine that joined go; it is left as it is")
     each.add_argument("name", metavar="ID")
     each = add(
@@ -138,6 +134,18 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def _over_ssh(command: argparse.ArgumentParser) -> None:
+    """The flags that say how machines are reached by ssh."""
+    command.add_argument(
+        "--user", default="root", help="root (the default), or one who may sudo without a password"
+    )
+    command.add_argument("--port", type=int, default=22, help="where sshd listens (default: 22)")
+    command.add_argument(
+        "--key", metavar="FILE", default="", help="the private key to use (default: ssh's own choice)"
+    )
+    command.add_argument("--known-hosts", metavar="FILE", default="", help="where host keys are remembered")
+
+
 TEST_KINDS = ("unit", "functional", "integration", "e2e", "browser")
 
 
@@ -151,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {
             "up": _up, "status": _status, "down": _down, "clone": _clone, "doctor": _doctor, "test": _test,
             "bench": _bench, "install-master": _install_master, "backup": _backup, "restore": _restore,
-            "share": _share, "take": _take, "join": _join, "leave": _leave, "demo": _demo,
+            "share": _share, "take": _take, "join": _join, "leave": _leave, "move-machines": _move_machines,
+            "demo": _demo,
         }[chosen.command](chosen)  # fmt: skip
     except EXPECTED as error:
         print(f"saltern: {error}", file=sys.stderr)
@@ -401,6 +410,27 @@ def _join(arguments: argparse.Namespace) -> int:
         if chosen.installed:
             install.own(chosen.state_dir)
     print(f"{arguments.name}: joined in {time.monotonic() - started:.1f} s, and takes on its role now")
+    return 0
+
+
+def _move_machines(arguments: argparse.Namespace) -> int:
+    _as_root("move-machines")
+    chosen = _chosen(arguments)
+    known = chosen.addresses()
+    if strangers := sorted(set(arguments.names) - known.keys()):
+        raise SalternError(
+            f"machine {strangers[0]}: fleet {chosen.name} has none by this name; saltern status lists them"
+        )
+    reached = (arguments.user, arguments.port, arguments.key, arguments.known_hosts)
+    hosts = {name: joining.Host(known[name], *reached) for name in arguments.names or sorted(known)}
+    faults = joining.move(chosen, hosts, _tell)
+    for name, fault in faults.items():
+        print(f"saltern: {name}: {fault}", file=sys.stderr)
+    if faults:
+        again = " ".join(faults)
+        print(f"saltern: not moved; run it again with: {again}", file=sys.stderr)
+        return 1
+    print(f"{len(hosts)} machines go to {', '.join(chosen.masters)}")
     return 0
 
 
