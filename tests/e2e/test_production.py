@@ -239,8 +239,8 @@ def known(production: Production, master: str) -> str:
 
 
 def journalled(production: Production, master: str, kind: str) -> int:
-    lines = run_on(production, master, "salt-run", "--out=json", "journal.tail", f"kind={kind}", "count=1000")
-    return lines.count('"kind"')
+    tail = ("salt-run", "--out=json", "journal.tail", f"kind={kind}", "count=1000")
+    return len(json.loads(run_on(production, master, *tail)))
 
 
 def staging_is_hot(production: Production, master: str) -> None:
@@ -293,6 +293,7 @@ def second(production: Production) -> str:
         production, SECOND, f"{SOURCE}/saltern", "restore", "/root/second.tar.gz",
         "--address", address, "--peer", production.address,
     )  # fmt: skip
+    production.master("salt-cloud", "-y", "-a", "start", "staging1")
     wait_for(lambda: production.answering() == set(MACHINES), 300, "every minion answers the first master")
     production.master("salt", "*", "state.apply", "common", "queue=True")
     return address
