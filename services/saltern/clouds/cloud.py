@@ -16,6 +16,7 @@ from typing import Any
 
 from libcloud.compute.base import NodeDriver
 
+from saltern import leading
 from saltern.clouds import dialect, faults, ledger
 from saltern.clouds.dialect import FLEET, GONE, RUNNING, STOPPED, TOKEN, Dialect, Node, Order
 from saltern.clouds.faults import CloudError
@@ -118,6 +119,7 @@ class Cloud:
         :raises SalternError: it could not be made; nothing is left of it, or the error says what is
         """
         role = role_of(wanted.name)
+        leading.need(self.fleet, f"machine {wanted.name}")
         limit = self.dialect.user_data_limit
         if (length := len(wanted.user_data.encode())) > limit:
             raise SalternError(
@@ -235,6 +237,7 @@ class Cloud:
         :raises SalternError: there is none, or it does not go away
         """
         role_of(name)
+        leading.need(self.fleet, f"machine {name}")
         with self.fleet.locked(f"machine-{name}"):
             there = [node for node in self._scan() if node.name == name]
             if not there and ledger.entry(self.fleet, name) is None:
