@@ -7,3 +7,5 @@ clouds:
   ec2: {}
   # location, options: {resource_group: ..., network: ...}
   azure: {}
+  # api_root (your cloud's Keystone), location, image (the id of Debian 12), sizes, options: {network: ...}
+  openstack: {}

@@ -25,8 +25,14 @@ SECRETS = {
         "AZURE_TENANT_ID": "tenant", "AZURE_SUBSCRIPTION_ID": "sub", "AZURE_CLIENT_ID": "client",
         "AZURE_CLIENT_SECRET": "a secret",
     },
+    "openstack": {"OS_APPLICATION_CREDENTIAL_ID": "an id", "OS_APPLICATION_CREDENTIAL_SECRET": "a secret"},
 }  # fmt: skip
-OWN = {"digitalocean": {}, "ec2": {"image": "ami-12c6146b"}, "azure": {}}
+OWN = {
+    "digitalocean": {},
+    "ec2": {"image": "ami-12c6146b"},
+    "azure": {},
+    "openstack": {"image": "0a1b-debian-12"},
+}
 MAP = {"proxy": ["proxy1"], "redis": ["redis1"], "prod": ["prod1", "prod2"]}
 NAMES = sorted(name for names in MAP.values() for name in names)
 

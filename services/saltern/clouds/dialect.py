@@ -15,9 +15,10 @@ from saltern.clouds.settings import Endpoint, Settings, Size
 
 # What a machine is marked with in the cloud: the fleet it belongs to, its role, and the one order that made it.
 FLEET, ROLE, TOKEN = "saltern-fleet", "saltern-role", "saltern-order"
-PENDING, RUNNING, STOPPED, GONE, FAILED, UNKNOWN = (
-    "pending", "running", "stopped", "gone", "failed", "unknown",
+PENDING, RUNNING, STOPPED, RESIZED, GONE, FAILED, UNKNOWN = (
+    "pending", "running", "stopped", "resized", "gone", "failed", "unknown",
 )  # fmt: skip
+"""What a machine is. resized: of another size, and waiting to be told that it shall stay so."""
 STATES = {
     NodeState.RUNNING: RUNNING, NodeState.PENDING: PENDING, NodeState.STARTING: PENDING, NodeState.STOPPED: STOPPED,
     NodeState.TERMINATED: GONE, NodeState.ERROR: FAILED, NodeState.REBOOTING: PENDING, NodeState.UPDATING: PENDING,
@@ -72,6 +73,10 @@ def nothing_left(driver: NodeDriver, settings: Settings, name: str) -> Sequence[
     return ()
 
 
+def nothing_to_confirm(driver: NodeDriver, node: LibcloudNode) -> None:
+    """A machine of this cloud that has another size stays so."""
+
+
 def plain_state(node: LibcloudNode) -> str:
     return STATES.get(node.state, UNKNOWN)
 
@@ -91,10 +96,12 @@ class Dialect:
     :ivar scan: the same for less, where the full account costs requests for each: no more than what is marked how
     :ivar look: one machine anew; raises a GONE fault or answers None if there is none
     :ivar resize: change the size of a stopped machine; None where that is not possible
+    :ivar confirm: have a machine that is `RESIZED` stay so
     :ivar destroy: end a machine
     :ivar leftovers: what to call to remove what a machine by this name leaves behind beside itself
     :ivar images: those worth showing, where a cloud has hundreds of thousands
     :ivar state: of a machine
+    :ivar why: what the cloud says of a machine that failed, if anything
     :ivar user_data_limit: bytes
     """
 
@@ -116,6 +123,8 @@ class Dialect:
     destroy: Callable[[NodeDriver, LibcloudNode], object] = lambda driver, node: driver.destroy_node(node)
     leftovers: Callable[[NodeDriver, Settings, str], Sequence[Callable[[], object]]] = nothing_left
     state: Callable[[LibcloudNode], str] = plain_state
+    why: Callable[[LibcloudNode], str] = lambda node: ""
+    confirm: Callable[[NodeDriver, LibcloudNode], object] = nothing_to_confirm
     repeatable: bool = False
     user_data_limit: int = 65_536
 
