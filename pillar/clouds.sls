@@ -9,3 +9,5 @@ clouds:
   azure: {}
   # api_root (your cloud's Keystone), location, image (the id of Debian 12), sizes, options: {network: ...}
   openstack: {}
+  # location, options: {firewall_id: ...}
+  linode: {}

@@ -1,5 +1,5 @@
 """
-Salt-cloud driver of rented machines through apache-libcloud: DigitalOcean, Amazon EC2, Azure, OpenStack.
+Salt-cloud driver of rented machines through apache-libcloud: DigitalOcean, Amazon EC2, Azure, OpenStack, Linode.
 
 :depends: saltern on the master's Python path; apache-libcloud
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cloud_fakes import Azure, DigitalOcean, Fake, QuickClock
 from cloud_moto import MotoEc2
+from fake_linode import Linode
 from fake_openstack import OpenStack
 from saltern.clouds import cloud as cloud_module
 from saltern.clouds import dialects, settings
@@ -58,9 +59,18 @@ OPENSTACK = {
         "unknown": {"id": "f-99", "memory": 99, "cpus": 9},
     },
 }  # fmt: skip
+LINODE = {
+    "libcloud_provider": "linode", "secrets": {"key": "LINODE_KEY"}, "location": "de-fra-2", "image": "linode/debian12",
+    "sizes": {
+        "small": {"id": "g6-nanode-1", "memory": 1024, "cpus": 1},
+        "medium": {"id": "g6-standard-1", "memory": 2048, "cpus": 1},
+        "unknown": {"id": "g9-99", "memory": 99, "cpus": 9},
+    },
+}  # fmt: skip
 ENVIRONMENT = {
     "DO_TOKEN": "a token", "AZ_TENANT": "tenant", "AZ_SUBSCRIPTION": "sub", "AZ_KEY": "client", "AZ_SECRET": "a secret",
     "AWS_KEY": "AKIDEXAMPLE", "AWS_SECRET": "a secret", "OS_ID": "an id", "OS_SECRET": "a secret",
+    "LINODE_KEY": "a token",
 }  # fmt: skip
 # By the name of its folder in etc/clouds: what plays a cloud, and a provider of it.
 CLOUDS: Mapping[str, tuple[type[Fake], Mapping[str, Any]]] = {
@@ -68,6 +78,7 @@ CLOUDS: Mapping[str, tuple[type[Fake], Mapping[str, Any]]] = {
     "ec2": (MotoEc2, EC2),
     "azure": (Azure, AZURE),
     "openstack": (OpenStack, OPENSTACK),
+    "linode": (Linode, LINODE),
 }
 
 

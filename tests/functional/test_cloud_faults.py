@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from cloud_fakes import CUT, CUT_LATE, LATE, LIMITED, Answer, Azure, DigitalOcean, Fake, QuickClock, seeded
 from cloud_moto import error
-from cloud_stand import AZURE, CLOUDS, DIGITALOCEAN, EC2, ENVIRONMENT, OPENSTACK, make_cloud
+from cloud_stand import AZURE, CLOUDS, DIGITALOCEAN, EC2, ENVIRONMENT, LINODE, OPENSTACK, make_cloud
 from cloud_storm import storm
+from fake_linode import Linode
 from fake_openstack import OpenStack
 from host import until
 from saltern.clouds import ledger
@@ -70,7 +71,7 @@ def test_where_there_is_room_for_thirty_of_fifty_the_others_leave_nothing(bare, 
     assert len(outcome.up) <= 30
     assert len(outcome.failed) >= 20
     assert all("\n" not in why for why in outcome.failed.values())
-    assert sum(bool(re.search("[Ee]xceed", why)) for why in outcome.failed.values()) >= 15
+    assert sum(bool(re.search("[Ee]xceed|Limit reached", why)) for why in outcome.failed.values()) >= 15
 
 
 @pytest.mark.parametrize("wrong", [LATE, CUT_LATE])
@@ -258,6 +259,10 @@ BAD = [
     ("an unknown size", OPENSTACK, {"size": "unknown"}, "Flavor f-99 could not be found"),
     ("an image there is not", OPENSTACK, {"image": "debian"}, "Can not find requested image debian"),
     ("a location there is not", OPENSTACK, {"location": "moon"}, "provider rented is the region RegionOne"),
+    ("an unknown size", LINODE, {"size": "unknown"}, "type: A valid plan type by that ID was not found"),
+    ("an image there is not", LINODE, {"image": "linode/debian99"}, "image: image is not valid"),
+    ("a location there is not", LINODE, {"location": "moon"}, "region: region is not valid"),
+    ("too much user data", LINODE, {"user_data": "x" * 65_536}, "65536 bytes .* takes 65535"),
     ("too much user data", OPENSTACK, {"user_data": "x" * 49_150}, "49150 bytes .* takes 49149"),
 ]  # fmt: skip
 
@@ -287,6 +292,7 @@ def _refused(cloud: Cloud, changes: dict[str, str], words: str) -> None:
         (DigitalOcean, DIGITALOCEAN, "DO_TOKEN", "Unable to authenticate you"),
         (Azure, AZURE, "AZ_SECRET", "Invalid client secret"),
         (OpenStack, OPENSTACK, "OS_SECRET", "Invalid credentials"),
+        (Linode, LINODE, "LINODE_KEY", "Invalid Token"),
     ],
 )
 def test_a_wrong_token_is_said_at_once_and_not_tried_again(bare, kind, given, secret, words):

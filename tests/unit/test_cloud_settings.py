@@ -13,7 +13,7 @@ from saltern.clouds.settings import Endpoint, Size
 from saltern.errors import SalternError
 from saltern.fleet import DEFAULT_MACHINES, REPOSITORY, role_of
 
-CLOUDS = ("azure", "digitalocean", "ec2", "openstack")
+CLOUDS = ("azure", "digitalocean", "ec2", "linode", "openstack")
 GOOD = {
     "libcloud_provider": "digitalocean",
     "secrets": {"key": "DO_TOKEN"},
@@ -130,7 +130,8 @@ def test_a_profile_may_say_more_than_its_provider(fleet):
 
 def test_a_cloud_that_is_not_known_is_named_with_those_that_are():
     with pytest.raises(
-        SalternError, match="libcloud_provider 'aol': not one of digitalocean, ec2, azure_arm, openstack"
+        SalternError,
+        match="libcloud_provider 'aol': not one of digitalocean, ec2, azure_arm, openstack, linode",
     ):
         dialects.of("aol")
     assert set(dialects.DIALECTS) <= {each for each in vars(Provider).values() if isinstance(each, str)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 from libcloud.compute.base import Node as LibcloudNode
@@ -12,6 +13,7 @@ from libcloud.compute.providers import get_driver
 from libcloud.compute.types import NodeState
 
 from saltern.clouds.settings import Endpoint, Settings, Size
+from saltern.fleet import PRIVATE
 
 # What a machine is marked with in the cloud: the fleet it belongs to, its role, and the one order that made it.
 FLEET, ROLE, TOKEN = "saltern-fleet", "saltern-role", "saltern-order"
@@ -135,6 +137,24 @@ class Dialect:
             str(node.id), node.name, self.state(node), size, image,
             tuple(node.private_ips or ()), tuple(node.public_ips or ()), dict(self.labels(node)), node,
         )  # fmt: skip
+
+
+def tags(order: Order) -> list[str]:
+    """An order's labels, for clouds whose marks are single words."""
+    return [f"{key}:{value}" for key, value in order.labels.items()]
+
+
+def labels_of_tags(found: Iterable[str]) -> dict[str, str]:
+    """The labels among a machine's tags."""
+    return dict(tag.split(":", 1) for tag in found if ":" in tag)
+
+
+def sorted_addresses(found: Iterable[str]) -> tuple[list[str], list[str]]:
+    """IPv4 addresses as private and public ones."""
+    private, public = [], []
+    for address in found:
+        (private if any(ip_address(address) in network for network in PRIVATE) else public).append(address)
+    return private, public
 
 
 def driver_class(provider: str) -> type[NodeDriver]:

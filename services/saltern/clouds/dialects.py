@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from saltern.clouds import azure, digitalocean, ec2, openstack
+from saltern.clouds import azure, digitalocean, ec2, linode, openstack
 from saltern.clouds.dialect import Dialect
 from saltern.errors import SalternError
 
@@ -13,6 +13,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "ec2": ec2.DIALECT,
     "azure_arm": azure.DIALECT,
     "openstack": openstack.DIALECT,
+    "linode": linode.DIALECT,
 }
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
 from typing import Any
 
 from libcloud.common.openstack_identity import OpenStackIdentityEndpointType
@@ -30,7 +29,6 @@ from saltern.clouds.answer import JsonAnswer
 from saltern.clouds.dialect import Dialect, Order
 from saltern.clouds.settings import Settings
 from saltern.errors import SalternError
-from saltern.fleet import PRIVATE
 
 # Nova's own words for what a server is; what is not here can neither be started nor be waited for.
 STATES = {
@@ -169,13 +167,10 @@ def _listed(given: object) -> list[Any]:
 
 def addresses(networks: Mapping[str, Iterable[Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
     """A server's private and public IPv4 addresses. A floating one is public, whatever it looks like from here."""
-    private, public = [], []
-    for each in (address for network in networks.values() for address in network):
-        if each.get("version", 4) == 4:
-            address = ip_address(each["addr"])
-            inside = each.get("OS-EXT-IPS:type") != "floating" and any(address in net for net in PRIVATE)
-            (private if inside else public).append(each["addr"])
-    return private, public
+    found = [each for network in networks.values() for each in network if each.get("version", 4) == 4]
+    floating = [each["addr"] for each in found if each.get("OS-EXT-IPS:type") == "floating"]
+    private, public = dialect.sorted_addresses(each["addr"] for each in found if each["addr"] not in floating)
+    return private, public + floating
 
 
 def state(node: Node) -> str:
