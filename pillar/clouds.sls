@@ -11,3 +11,5 @@ clouds:
   openstack: {}
   # location, options: {firewall_id: ...}
   linode: {}
+  # location, options: {vpc: ..., firewall_group_id: ...}
+  vultr: {}

@@ -1,5 +1,6 @@
 """
-Salt-cloud driver of rented machines through apache-libcloud: DigitalOcean, Amazon EC2, Azure, OpenStack, Linode.
+Salt-cloud driver of rented machines through apache-libcloud: DigitalOcean, Amazon EC2, Azure, OpenStack, Linode,
+Vultr.
 
 :depends: saltern on the master's Python path; apache-libcloud
 

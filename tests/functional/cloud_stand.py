@@ -15,6 +15,7 @@ from cloud_fakes import Azure, DigitalOcean, Fake, QuickClock
 from cloud_moto import MotoEc2
 from fake_linode import Linode
 from fake_openstack import OpenStack
+from fake_vultr import Vultr
 from saltern.clouds import cloud as cloud_module
 from saltern.clouds import dialects, settings
 from saltern.clouds.cloud import Cloud
@@ -67,10 +68,18 @@ LINODE = {
         "unknown": {"id": "g9-99", "memory": 99, "cpus": 9},
     },
 }  # fmt: skip
+VULTR = {
+    "libcloud_provider": "vultr", "secrets": {"key": "VULTR_KEY"}, "location": "fra", "image": "2136",
+    "sizes": {
+        "small": {"id": "vc2-1c-1gb", "memory": 1024, "cpus": 1},
+        "medium": {"id": "vc2-1c-2gb", "memory": 2048, "cpus": 1},
+        "unknown": {"id": "vc9-99", "memory": 99, "cpus": 9},
+    },
+}  # fmt: skip
 ENVIRONMENT = {
     "DO_TOKEN": "a token", "AZ_TENANT": "tenant", "AZ_SUBSCRIPTION": "sub", "AZ_KEY": "client", "AZ_SECRET": "a secret",
     "AWS_KEY": "AKIDEXAMPLE", "AWS_SECRET": "a secret", "OS_ID": "an id", "OS_SECRET": "a secret",
-    "LINODE_KEY": "a token",
+    "LINODE_KEY": "a token", "VULTR_KEY": "a token",
 }  # fmt: skip
 # By the name of its folder in etc/clouds: what plays a cloud, and a provider of it.
 CLOUDS: Mapping[str, tuple[type[Fake], Mapping[str, Any]]] = {
@@ -79,6 +88,7 @@ CLOUDS: Mapping[str, tuple[type[Fake], Mapping[str, Any]]] = {
     "azure": (Azure, AZURE),
     "openstack": (OpenStack, OPENSTACK),
     "linode": (Linode, LINODE),
+    "vultr": (Vultr, VULTR),
 }
 
 

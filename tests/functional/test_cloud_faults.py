@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from cloud_fakes import CUT, CUT_LATE, LATE, LIMITED, Answer, Azure, DigitalOcean, Fake, QuickClock, seeded
 from cloud_moto import error
-from cloud_stand import AZURE, CLOUDS, DIGITALOCEAN, EC2, ENVIRONMENT, LINODE, OPENSTACK, make_cloud
+from cloud_stand import AZURE, CLOUDS, DIGITALOCEAN, EC2, ENVIRONMENT, LINODE, OPENSTACK, VULTR, make_cloud
 from cloud_storm import storm
 from fake_linode import Linode
 from fake_openstack import OpenStack
+from fake_vultr import Vultr
 from host import until
 from saltern.clouds import ledger
 from saltern.clouds.cloud import Cloud, Wanted
@@ -24,7 +25,7 @@ from saltern.errors import SalternError
 # moto knows no limits, no tokens and no waiting.
 FAKED = {name: about for name, about in CLOUDS.items() if name != "ec2"}
 # Where asking twice makes two machines.
-UNREPEATABLE = {name: CLOUDS[name] for name in ("digitalocean", "openstack")}
+UNREPEATABLE = {name: CLOUDS[name] for name in ("digitalocean", "openstack", "vultr")}
 FIFTY = [f"prod{number}" for number in range(1, 51)]
 
 
@@ -63,6 +64,9 @@ def test_fifty_machines_made_at_once_are_up_or_gone_though_a_fifth_of_all_reques
         assert sorted(fake.disks) == sorted(outcome.up)
 
 
+FULL = re.compile("[Ee]xceed|Limit reached|reached the maximum")
+
+
 @pytest.mark.parametrize(("kind", "given"), FAKED.values(), ids=FAKED)
 def test_where_there_is_room_for_thirty_of_fifty_the_others_leave_nothing(bare, kind, given):
     with kind(limit=30, plan=seeded(3, 10)).serving() as fake:
@@ -71,7 +75,7 @@ def test_where_there_is_room_for_thirty_of_fifty_the_others_leave_nothing(bare, 
     assert len(outcome.up) <= 30
     assert len(outcome.failed) >= 20
     assert all("\n" not in why for why in outcome.failed.values())
-    assert sum(bool(re.search("[Ee]xceed|Limit reached", why)) for why in outcome.failed.values()) >= 15
+    assert sum(bool(FULL.search(why)) for why in outcome.failed.values()) >= 15
 
 
 @pytest.mark.parametrize("wrong", [LATE, CUT_LATE])
@@ -263,6 +267,9 @@ BAD = [
     ("an image there is not", LINODE, {"image": "linode/debian99"}, "image: image is not valid"),
     ("a location there is not", LINODE, {"location": "moon"}, "region: region is not valid"),
     ("too much user data", LINODE, {"user_data": "x" * 65_536}, "65536 bytes .* takes 65535"),
+    ("an unknown size", VULTR, {"size": "unknown"}, "Invalid plan"),
+    ("an image there is not", VULTR, {"image": "99"}, "Invalid os_id"),
+    ("a location there is not", VULTR, {"location": "moon"}, "Invalid region"),
     ("too much user data", OPENSTACK, {"user_data": "x" * 49_150}, "49150 bytes .* takes 49149"),
 ]  # fmt: skip
 
@@ -293,6 +300,7 @@ def _refused(cloud: Cloud, changes: dict[str, str], words: str) -> None:
         (Azure, AZURE, "AZ_SECRET", "Invalid client secret"),
         (OpenStack, OPENSTACK, "OS_SECRET", "Invalid credentials"),
         (Linode, LINODE, "LINODE_KEY", "Invalid Token"),
+        (Vultr, VULTR, "VULTR_KEY", "Invalid API token"),
     ],
 )
 def test_a_wrong_token_is_said_at_once_and_not_tried_again(bare, kind, given, secret, words):

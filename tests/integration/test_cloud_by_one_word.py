@@ -26,6 +26,8 @@ SECRETS = {
         "AZURE_CLIENT_SECRET": "a secret",
     },
     "openstack": {"OS_APPLICATION_CREDENTIAL_ID": "an id", "OS_APPLICATION_CREDENTIAL_SECRET": "a secret"},
+    "linode": {"LINODE_TOKEN": "a token"},
+    "vultr": {"VULTR_API_KEY": "a token"},
 }  # fmt: skip
 OWN = {"ec2": {"image": "ami-12c6146b"}, "openstack": {"image": "0a1b-debian-12"}}
 MAP = {"proxy": ["proxy1"], "redis": ["redis1"], "prod": ["prod1", "prod2"]}

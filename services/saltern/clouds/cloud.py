@@ -332,11 +332,13 @@ class Cloud:
         with self.fleet.locked(f"machine-{name}"):
             node = self._settled(name)
             if node.size != size.id:
+                now = replace(node, state=STOPPED)
                 try:
-                    off = self._stop(node)
+                    now = off = self._stop(node)
 
                     def there(seen: Node) -> bool:
-                        return seen.size == size.id and seen.state in (STOPPED, dialect.RESIZED)
+                        # Vultr starts what it has changed.
+                        return seen.size == size.id and seen.state in (STOPPED, RUNNING, dialect.RESIZED)
 
                     self._have(
                         off,
@@ -344,14 +346,14 @@ class Cloud:
                         lambda: change(self.driver, off.own, dialect.size(self.driver, size.id)),
                         there,
                     )
-                    changed = self._await(
-                        replace(off, state=dialect.PENDING), there, f"to have size {size.id}"
-                    )
-                    if changed.state == dialect.RESIZED:
-                        self._confirm(changed)
+                    now = self._await(replace(off, state=dialect.PENDING), there, f"to have size {size.id}")
+                    if now.state == dialect.RESIZED:
+                        now = self._confirm(now)
                 finally:
                     if node.state in (RUNNING, dialect.PENDING):  # pending: it was being started again
-                        self._start(replace(node, state=STOPPED))
+                        self._start(now)
+                    elif now.state == RUNNING:
+                        self._stop(now)
             ledger.change(self.fleet, name, memory=size.memory, cpus=size.cpus)
 
     def _settled(self, name: str) -> Node:

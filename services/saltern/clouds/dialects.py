@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from saltern.clouds import azure, digitalocean, ec2, linode, openstack
+from saltern.clouds import azure, digitalocean, ec2, linode, openstack, vultr
 from saltern.clouds.dialect import Dialect
 from saltern.errors import SalternError
 
@@ -14,6 +14,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "azure_arm": azure.DIALECT,
     "openstack": openstack.DIALECT,
     "linode": linode.DIALECT,
+    "vultr": vultr.DIALECT,
 }
 
 
