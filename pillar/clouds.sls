@@ -13,3 +13,5 @@ clouds:
   linode: {}
   # location, options: {vpc: ..., firewall_group_id: ...}
   vultr: {}
+  # location (a zone), options: {network: ..., subnetwork: ...}
+  gce: {}

@@ -1,6 +1,6 @@
 """
 Salt-cloud driver of rented machines through apache-libcloud: DigitalOcean, Amazon EC2, Azure, OpenStack, Linode,
-Vultr.
+Vultr, Google Compute Engine.
 
 :depends: saltern on the master's Python path; apache-libcloud
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cloud_fakes import Azure, DigitalOcean, Fake, QuickClock
 from cloud_moto import MotoEc2
+from fake_gce import Gce, key_file
 from fake_linode import Linode
 from fake_openstack import OpenStack
 from fake_vultr import Vultr
@@ -76,10 +77,19 @@ VULTR = {
         "unknown": {"id": "vc9-99", "memory": 99, "cpus": 9},
     },
 }  # fmt: skip
+GCE = {
+    "libcloud_provider": "gce", "secrets": {"key": "GCE_KEY"}, "location": "europe-west3-a",
+    "image": "debian-cloud/debian-12",
+    "sizes": {
+        "small": {"id": "e2-micro", "memory": 1024, "cpus": 2},
+        "medium": {"id": "e2-small", "memory": 2048, "cpus": 2},
+        "unknown": {"id": "e9-huge", "memory": 99, "cpus": 9},
+    },
+}  # fmt: skip
 ENVIRONMENT = {
     "DO_TOKEN": "a token", "AZ_TENANT": "tenant", "AZ_SUBSCRIPTION": "sub", "AZ_KEY": "client", "AZ_SECRET": "a secret",
     "AWS_KEY": "AKIDEXAMPLE", "AWS_SECRET": "a secret", "OS_ID": "an id", "OS_SECRET": "a secret",
-    "LINODE_KEY": "a token", "VULTR_KEY": "a token",
+    "LINODE_KEY": "a token", "VULTR_KEY": "a token", "GCE_KEY": key_file(),
 }  # fmt: skip
 # By the name of its folder in etc/clouds: what plays a cloud, and a provider of it.
 CLOUDS: Mapping[str, tuple[type[Fake], Mapping[str, Any]]] = {
@@ -89,6 +99,7 @@ CLOUDS: Mapping[str, tuple[type[Fake], Mapping[str, Any]]] = {
     "openstack": (OpenStack, OPENSTACK),
     "linode": (Linode, LINODE),
     "vultr": (Vultr, VULTR),
+    "gce": (Gce, GCE),
 }
 
 

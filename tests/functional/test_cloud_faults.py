@@ -12,8 +12,20 @@ from pathlib import Path
 import pytest
 from cloud_fakes import CUT, CUT_LATE, LATE, LIMITED, Answer, Azure, DigitalOcean, Fake, QuickClock, seeded
 from cloud_moto import error
-from cloud_stand import AZURE, CLOUDS, DIGITALOCEAN, EC2, ENVIRONMENT, LINODE, OPENSTACK, VULTR, make_cloud
+from cloud_stand import (
+    AZURE,
+    CLOUDS,
+    DIGITALOCEAN,
+    EC2,
+    ENVIRONMENT,
+    GCE,
+    LINODE,
+    OPENSTACK,
+    VULTR,
+    make_cloud,
+)
 from cloud_storm import storm
+from fake_gce import Gce
 from fake_linode import Linode
 from fake_openstack import OpenStack
 from fake_vultr import Vultr
@@ -62,6 +74,8 @@ def test_fifty_machines_made_at_once_are_up_or_gone_though_a_fifth_of_all_reques
     if kind is Azure:
         assert sorted(fake.nics) == sorted(f"{name}-nic" for name in outcome.up)
         assert sorted(fake.disks) == sorted(outcome.up)
+    if kind is Gce:
+        assert sorted(fake.disks) == sorted(f"test-{name}" for name in outcome.up)
 
 
 FULL = re.compile("[Ee]xceed|Limit reached|reached the maximum")
@@ -270,6 +284,10 @@ BAD = [
     ("an unknown size", VULTR, {"size": "unknown"}, "Invalid plan"),
     ("an image there is not", VULTR, {"image": "99"}, "Invalid os_id"),
     ("a location there is not", VULTR, {"location": "moon"}, "Invalid region"),
+    ("an unknown size", GCE, {"size": "unknown"}, "resource.machineType.*'e9-huge'"),
+    ("an image there is not", GCE, {"image": "debian-cloud/debian-99"}, "family/debian-99' was not found"),
+    ("an image of another form", GCE, {"image": "debian"}, "PROJECT/FAMILY, such as debian-cloud/debian-12"),
+    ("a location there is not", GCE, {"location": "moon"}, "provider rented is the zone europe-west3-a"),
     ("too much user data", OPENSTACK, {"user_data": "x" * 49_150}, "49150 bytes .* takes 49149"),
 ]  # fmt: skip
 

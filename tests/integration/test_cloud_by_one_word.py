@@ -14,6 +14,7 @@ import pytest
 import yaml
 from cloud_fakes import Fake
 from cloud_stand import fake_of
+from fake_gce import key_file
 from saltern import master, rented
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
@@ -28,6 +29,7 @@ SECRETS = {
     "openstack": {"OS_APPLICATION_CREDENTIAL_ID": "an id", "OS_APPLICATION_CREDENTIAL_SECRET": "a secret"},
     "linode": {"LINODE_TOKEN": "a token"},
     "vultr": {"VULTR_API_KEY": "a token"},
+    "gce": {"GOOGLE_CREDENTIALS": key_file()},
 }  # fmt: skip
 OWN = {"ec2": {"image": "ami-12c6146b"}, "openstack": {"image": "0a1b-debian-12"}}
 MAP = {"proxy": ["proxy1"], "redis": ["redis1"], "prod": ["prod1", "prod2"]}

@@ -23,6 +23,8 @@ def words(said: object) -> str:
         return "; ".join(filter(None, map(words, said)))
     if not isinstance(said, dict):
         return ""
+    if isinstance(about := said.get("error_description"), str):  # OAuth 2.0
+        return f"{said.get('error')}: {about}"
     if found := next((text for key in SAID if (text := words(said.get(key)))), ""):
         field = said.get("field")
         return f"{field}: {found}" if isinstance(field, str) else found

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
+from libcloud.common.base import Connection
 from libcloud.compute.base import Node as LibcloudNode
 from libcloud.compute.base import NodeDriver, NodeImage, NodeLocation, NodeSize
 from libcloud.compute.providers import get_driver
 from libcloud.compute.types import NodeState
 
 from saltern.clouds.settings import Endpoint, Settings, Size
+from saltern.errors import SalternError
 from saltern.fleet import PRIVATE
 
 # What a machine is marked with in the cloud: the fleet it belongs to, its role, and the one order that made it.
@@ -167,13 +169,30 @@ def point(driver: NodeDriver, endpoint: Endpoint | None, timeout: float) -> Node
 
     Not every class of libcloud hands `host` and `port` on to its connection, so they are set there.
     """
-    connection = driver.connection
+    direct(driver.connection, endpoint, timeout)
+    return driver
+
+
+def direct(connection: Connection, endpoint: Endpoint | None, timeout: float) -> None:
+    """The same for one connection."""
     connection.timeout = timeout
     if endpoint is not None:
         connection.host, connection.port = endpoint.host, endpoint.port
         connection.secure, connection.request_path = int(endpoint.secure), endpoint.root
     connection.connection = None  # the next request makes it, with these
-    return driver
+
+
+def only_here(order: Order, settings: Settings, what: str) -> None:
+    """Refuse an order for another place than the one whose machines a provider knows.
+
+    :param what: the cloud calls such a place
+    :raises SalternError: it is for another
+    """
+    if order.location != settings.location:
+        raise SalternError(
+            f"location {order.location!r}: provider {settings.alias} is the {what} {settings.location}; another {what} "
+            "is another provider"
+        )
 
 
 def size(driver: NodeDriver, id_: str) -> NodeSize:

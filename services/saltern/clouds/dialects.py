@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from saltern.clouds import azure, digitalocean, ec2, linode, openstack, vultr
+from saltern.clouds import azure, digitalocean, ec2, gce, linode, openstack, vultr
 from saltern.clouds.dialect import Dialect
 from saltern.errors import SalternError
 
@@ -15,6 +15,7 @@ DIALECTS: Mapping[str, Dialect] = {
     "openstack": openstack.DIALECT,
     "linode": linode.DIALECT,
     "vultr": vultr.DIALECT,
+    "gce": gce.DIALECT,
 }
 
 

@@ -134,11 +134,7 @@ def server(order: Order, settings: Settings, options: Mapping[str, Any]) -> dict
 
     :raises SalternError: the order is for another region, of which this provider knows nothing
     """
-    if order.location != settings.location:
-        raise SalternError(
-            f"location {order.location!r}: provider {settings.alias} is the region {settings.location}; another "
-            "region is another provider"
-        )
+    dialect.only_here(order, settings, "region")
     asked: dict[str, Any] = {
         "name": order.name, "flavorRef": order.size.id, "imageRef": order.image, "metadata": order.labels,
     }  # fmt: skip
