@@ -21,7 +21,7 @@ def bare(make_fleet) -> Fleet:
 
 def wanted(cloud: Cloud, name: str = "prod6", **changes: str) -> Wanted:
     about = {"image": cloud.settings.image, "location": cloud.settings.location, "user_data": "", **changes}
-    return Wanted(name, cloud.settings.size("small"), **about)
+    return Wanted(name, cloud.settings.size("small"), **about, options=cloud.settings.options)
 
 
 def test_another_accounts_key_is_refused_at_once_and_not_tried_again(bare):
@@ -36,7 +36,7 @@ def test_another_accounts_key_is_refused_at_once_and_not_tried_again(bare):
 
 @pytest.mark.parametrize(
     ("given", "lacks"),
-    [("key.json", "JSON"), ("[]", "JSON"), ('{"client_email": "a@b"}', "private_key")],
+    [("/root/ours.json", "JSON"), ("[]", "JSON"), ('{"client_email": "a@b"}', "private_key")],
 )
 def test_what_is_no_key_file_is_said_with_how_it_is_given(bare, given, lacks):
     with pytest.raises(SalternError, match=rf"\(no {lacks}\); `export GOOGLE_CREDENTIALS=") as said:

@@ -19,7 +19,8 @@ def bare(make_fleet) -> Fleet:
 
 
 def wanted(cloud: Cloud, name: str = "prod6") -> Wanted:
-    return Wanted(name, cloud.settings.size("small"), cloud.settings.image, cloud.settings.location, "")
+    set_ = cloud.settings
+    return Wanted(name, set_.size("small"), set_.image, set_.location, "", options=set_.options)
 
 
 def test_a_users_name_and_password_serve_where_a_project_is_named(bare):

@@ -18,7 +18,7 @@ def bare(make_fleet) -> Fleet:
 
 def wanted(cloud: Cloud, name: str = "prod6", **changes: str) -> Wanted:
     about = {"image": cloud.settings.image, "location": cloud.settings.location, "user_data": "", **changes}
-    return Wanted(name, cloud.settings.size("small"), **about)
+    return Wanted(name, cloud.settings.size("small"), **about, options=cloud.settings.options)
 
 
 @pytest.mark.parametrize(("options", "vpc"), [({}, True), ({"vpc": "vpc-of-ours"}, ["vpc-of-ours"])])

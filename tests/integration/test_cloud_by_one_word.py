@@ -16,6 +16,7 @@ from cloud_fakes import Fake
 from cloud_stand import fake_of
 from fake_gce import key_file
 from saltern import master, rented
+from saltern.clouds.cloud import Wanted
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
 
@@ -72,14 +73,35 @@ def word(request, make_fleet, tmp_path, monkeypatch) -> Iterator[Word]:
         }
         (pillar / "clouds.sls").write_text(yaml.safe_dump({"clouds": {cloud: own}}))
         master.configure(fleet)
-        (fleet.pki / "master" / "minions").mkdir(parents=True)
+        for keys in (
+            "minions",
+            "minions_pre",
+            "minions_rejected",
+        ):  # a master has them; salt-cloud's processes race to make them
+            (fleet.pki / "master" / keys).mkdir(parents=True)
         (fleet.pki / "master" / "master.pub").write_text("the master's public key\n")
         for variable in (name for names in SECRETS.values() for name in names):
             monkeypatch.delenv(variable, raising=False)
         yield Word(fleet, fake, SECRETS[cloud])
 
 
-def test_a_map_is_made_known_and_ended_on_every_cloud(word: Word, tmp_path):
+def test_the_configuration_that_is_shipped_makes_a_machine_with_what_is_ones_own(word: Word):
+    rented.keep_secrets(word.fleet, word.secrets)
+    cloud = rented.cloud(word.fleet)
+    size = next(iter(cloud.settings.sizes.values()))
+    wanted = Wanted(
+        "prod1", size, cloud.settings.image, cloud.settings.location, "", options=cloud.settings.options
+    )
+    node = cloud.create(wanted)
+    assert (node.state, node.size, word.fake.names()) == ("running", size.id, ["prod1"])
+    machines, _, notes = rented.describe(word.fleet)
+    assert (machines["prod1"]["state"], notes) == ("running", [])
+    cloud.destroy("prod1")
+    assert word.fake.names() == []
+
+
+@pytest.mark.parametrize("word", ("digitalocean", "ec2", "azure", "openstack"), indirect=True)
+def test_a_map_is_made_known_and_ended_by_one_word(word: Word, tmp_path):
     rented.keep_secrets(word.fleet, word.secrets)
     (tmp_path / "some.map").write_text(json.dumps(MAP))
     done = word.cloud("-P", "-m", str(tmp_path / "some.map"))
