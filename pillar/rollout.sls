@@ -36,6 +36,8 @@ rollout:
   gates:
     # Alerts that nothing is rolled under, by name (salt-run alert.list shows them).
     alerts: [MachineLost, MemoryHigh]
+    # Machines of which they count, by role, besides those that are rolled over. Not ops: what it builds takes its memory.
+    roles: [proxy, redis, prod, staging]
     # Seconds to wait for these to be over, and for machines that others took out to be back.
     wait_s: 30
     # Per cent of the requests to the pool, since the roll began, that may have been answered with 5xx ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -161,18 +162,21 @@ class Roller:
         """
         seconds, alive = self._settings().apply_s, self._alive(work)
         names = self._instances(work, plan.order)
-        differs = self.hands.look(names, seconds, alive) if plan.highstate and names else {}
-        faults = {
+        if not names:
+            return {"machines": [], "whole": {}}
+        # One is not waited for to begin the other: what is put beside what runs harms nobody.
+        with ThreadPoolExecutor(1) as beside:
+            put = beside.submit(self.hands.stage, names, plan.name, self._settings().keep, seconds, alive)
+            differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
+            faults = dict(put.result())
+        if late := {
             id_: f"its states were not looked at within {seconds:g} s" for id_ in names if id_ not in differs
-        }
-        if plan.highstate and faults:
-            return {FAILED: _first(faults)}
-        ready = [id_ for id_ in names if not differs.get(id_)]
-        faults = (
-            dict(self.hands.stage(ready, plan.name, self._settings().keep, seconds, alive)) if ready else {}
-        )
+        }:
+            return {FAILED: _first(late)}
         whole = {id_: list(states) for id_, states in differs.items() if states}
-        return {FAILED: _first(faults)} if faults else {"machines": ready, "whole": whole}
+        if amiss := {id_: why for id_, why in faults.items() if id_ not in whole}:
+            return {FAILED: _first(amiss)}
+        return {"machines": [id_ for id_ in names if id_ not in whole], "whole": whole}
 
     def take(self, plan: Plan, name: str, work: Work) -> Facts:
         """Wait for the gates, and decide whose turn it is."""
@@ -209,7 +213,7 @@ class Roller:
         fires = [
             a
             for a in (each.at(now) for each in AlertStore(client).all())
-            if a.firing and a.name in settings.alerts
+            if a.firing and rollouts.holds(plan, settings, a.name, a.subject)
         ]
         windows = observed.read_windows(client, plan.began, now)
         rows = [window["pools"][pool] for window in windows]

@@ -23,7 +23,7 @@ from saltern.rolling import Roller
 
 QUICK: Mapping[str, Any] = {
     "min_healthy_s": 0.02, "steady_s": 0.02, "drain_s": 1, "apply_s": 5, "serve_s": 0.3,
-    "gates": {"alerts": ["MachineLost"], "wait_s": 0.3, "errors_percent": 1.0, "errors_min": 5},
+    "gates": {"alerts": ["MachineLost"], "roles": ["prod"], "wait_s": 0.3, "errors_percent": 1.0, "errors_min": 5},
     "rollback": {"batch": "40%", "max_unavailable": "40%", "min_healthy_s": 0.02, "steady_s": 0.02},
 }  # fmt: skip
 
