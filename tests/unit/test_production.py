@@ -459,6 +459,10 @@ def packed(members: dict[str, bytes]) -> bytes:
             "state/../../x": ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 420]}}).encode(),
             "state/../../x": b""}), "state/../../x is missing, changed or strange"),
     ],
+    ids=[
+        "nothing", "words", "compressed words", "no manifest", "a manifest that is a list", "a release outside",
+        "another format", "a file that is not listed", "a file outside",
+    ],
 )  # fmt: skip
 def test_what_is_no_backup_is_refused_in_one_line(tmp_path, data, words):
     (tmp_path / "b").write_bytes(data)
