@@ -23,6 +23,8 @@ beacons:
     - waiting: false
     - roles:
         prod: {waiting: true}
+        # A build may take all of it for as long as its time limit lets it (pipeline:limits).
+        ops: {for: 600}
 
   memory:
     # Per cent of the machine's limit; file cache that can be dropped is not counted.
@@ -32,7 +34,9 @@ beacons:
     - clear: 5
     - refresh: 30
     - calm: 60
-    - roles: {}
+    - roles:
+        # A build may take what its own limit lets it: high is what comes near the end of the machine.
+        ops: {high: 90, low: 80}
 
   # What the product uses of every machine it runs on, for the judge of the canary: no threshold, and nothing reacts to it.
   samples:

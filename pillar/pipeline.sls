@@ -13,7 +13,8 @@ pipeline:
   keys: {}
   # The largest push, MiB.
   push_mib: 50
-  # How many artifacts ops1 keeps besides those that run or are tagged, and how many builds it remembers.
+  # How many artifacts ops1 and the master keep besides those that run or are tagged (the master also has what pools ran
+  # lately, see rollout:keep), and how many builds ops1 remembers.
   keep: 20
   builds: 200
   # With less free disk than this, MiB, nothing is taken on.

@@ -11,7 +11,7 @@ rollout:
   # A machine that fails goes back to its old release in any case. back: those that are done go back too, the last one
   # first. stop: they keep the new one, for a person to decide.
   on_failure: back
-  # Whether machines are in their highstate after a new release. true: before the first one is taken, all are asked what
+  # Whether machines are in their highstate after a new release. true: before one is taken it is asked what
   # else would change (state.apply test=True); of whom nothing would is only switched to the release, which is all that
   # its highstate would do, and any other applies the whole. false: the release is switched to, and nobody is asked.
   highstate: true
@@ -36,6 +36,8 @@ rollout:
   gates:
     # Alerts that nothing is rolled under, by name (salt-run alert.list shows them).
     alerts: [MachineLost, MemoryHigh]
+    # Machines of which they count, by role, besides those that are rolled over. Not ops: what it builds takes its memory.
+    roles: [proxy, redis, prod, staging]
     # Seconds to wait for these to be over, and for machines that others took out to be back.
     wait_s: 30
     # Per cent of the requests to the pool, since the roll began, that may have been answered with 5xx ...

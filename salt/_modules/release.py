@@ -7,6 +7,7 @@ out of traffic meanwhile. Both may be used in any order, and neither finds anyth
 
 import contextlib
 import fcntl
+import filecmp
 import hashlib
 import os
 import re
@@ -188,6 +189,7 @@ def _unpack(path, home):
         with tarfile.open(path) as archive:
             for member in archive:
                 _extract(archive, member, half)
+        _borrow_compiled(half)
         # Python would compile it at every start: the product may write nothing there.
         subprocess.run([PYTHON, "-m", "compileall", "-q", half, "-s", half, "-p", home], check=False)
         half.chmod(0o755)
@@ -196,6 +198,24 @@ def _unpack(path, home):
         half.rename(home)
     finally:
         shutil.rmtree(half, ignore_errors=True)
+
+
+def _borrow_compiled(half):
+    """
+    Give what is the same as in the release that runs, which is most of it, what was compiled for that.
+
+    Python takes it by the source's time and size; here it is the very same source. Where it lies, which is also written
+    in there, Python sets right when it loads it.
+    """
+    running = ROOT / "current"
+    for source in half.rglob("*.py"):
+        there = running / source.relative_to(half)
+        if not there.is_file() or not filecmp.cmp(source, there, shallow=False):
+            continue
+        for compiled in there.parent.glob(f"__pycache__/{source.stem}.*.pyc"):
+            cache = source.parent / "__pycache__"
+            cache.mkdir(exist_ok=True)
+            os.link(compiled, cache / compiled.name)
 
 
 def _extract(archive, member, folder):

@@ -145,3 +145,40 @@ operator {{ name }}:
     - require:
       - user: operator {{ name }}
 {% endfor %}
+
+# Of several masters the minion must know all; their list changes by hand alone (./saltern install-master --peer).
+{% set masters = pillar['fleet']['masters'] %}
+{% if masters | length > 1 or salt['file.file_exists']('/etc/saltern/masters') %}
+the fleet's masters:
+  file.managed:
+    - name: /etc/saltern/masters
+    - contents: {{ masters | json }}
+    - makedirs: True
+
+the master that answers comes first:
+  file.managed:
+    - name: /usr/local/sbin/saltern-masters
+    - source: salt://common/masters.py
+    - mode: '0755'
+
+the minion asks which answers before it starts:
+  file.managed:
+    - name: /etc/systemd/system/salt-minion.service.d/masters.conf
+    - contents: |
+        [Service]
+        ExecStartPre=/usr/bin/python3 /usr/local/sbin/saltern-masters /etc/saltern/masters /etc/salt/minion.d/masters.conf
+    - makedirs: True
+  cmd.run:
+    - name: mkdir -p /etc/salt/minion.d && systemctl daemon-reload
+    - onchanges:
+      - file: the minion asks which answers before it starts
+
+# Not before this run has told its master how it went.
+the minion connects to all masters:
+  cmd.run:
+    - name: systemd-run --collect --on-active=5 systemctl restart salt-minion
+    - order: last
+    - onchanges:
+      - file: the fleet's masters
+      - file: the minion asks which answers before it starts
+{% endif %}

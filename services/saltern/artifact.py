@@ -345,6 +345,31 @@ def on_disks(fleet: Fleet, last: int) -> set[str]:
     return staying(book.kept, book.ran, wanted, last)
 
 
+def collectable(
+    kept: Mapping[str, Kept], ran: Mapping[str, Sequence[str]], wanted: Iterable[str], last: int, newest: int
+) -> list[str]:
+    """The releases that nobody is to go back to any more: all but the newest, and those that machines keep.
+
+    :param newest: how many stay whether they ran or not; the others as `staying` has them
+    """
+    stay = staying(kept, ran, wanted, last) | {*[*kept][-newest:]}
+    return [id_ for id_ in kept if id_ not in stay]
+
+
+def collect(fleet: Fleet, newest: int, last: int, also: Iterable[str] = ()) -> list[str]:
+    """Forget what is `collectable`; which it was.
+
+    :param also: releases that are to stay besides, such as those that are asked for
+    :raises SalternError: a file cannot be read
+    """
+    wanted = [a.id for name, a in releases(fleet).items() if name != "agent"]
+    book = _catalogue(fleet)
+    gone = collectable(book.kept, book.ran, [*wanted, *also], last, newest)
+    for id_ in gone:
+        forget(fleet, id_)
+    return gone
+
+
 def before(fleet: Fleet, pool: str) -> str | None:
     """The release that a pool ran before the one it runs by the fleet's wish; None when there was none.
 

@@ -7,7 +7,7 @@ optional: without `pipeline.bucket.name` nothing here is used, and boto3 need no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from saltern import artifact, pillar
@@ -113,19 +113,18 @@ def of(fleet: Fleet) -> Bucket | None:
     return Bucket(settings) if settings["name"] else None
 
 
-def keep(fleet: Fleet, one: Artifact) -> bool:
-    """Have an artifact that the master has in the bucket too; whether it was not.
+def keep(fleet: Fleet, artifacts: Iterable[Artifact]) -> list[str]:
+    """Have artifacts in the bucket too, those of them that the master has; which were not there.
 
-    :raises SalternError: it cannot be
+    :raises SalternError: one cannot be put there
     """
     bucket = of(fleet)
-    if bucket is None:
-        return False
-    try:
-        content = (fleet.files / one.file).read_bytes()
-    except FileNotFoundError as error:
-        raise SalternError(f"release {one.id}: {error.filename} is gone") from error
-    return bucket.put(one, content)
+    put = []
+    for one in dict.fromkeys(artifacts) if bucket else ():
+        path = fleet.files / one.file
+        if path.exists() and bucket.put(one, path.read_bytes()):
+            put.append(one.id)
+    return put
 
 
 def restore(fleet: Fleet, one: Artifact) -> bool:

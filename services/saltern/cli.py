@@ -16,10 +16,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from saltern import doctor, fleet, joining, master, rented, status, up, workplace
+from saltern import doctor, fleet, joining, leading, master, rented, status, up, workplace
 from saltern.errors import SalternError
 from saltern.fleet import REPOSITORY, Fleet
-from saltern.production import backup, install
+from saltern.production import backup, install, sharing
 from saltern.runners import EXPECTED
 
 STAGE_STYLE = {
@@ -84,6 +84,14 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument(
         "--no-way-back", action="store_true", help="keep this release in use even if it does not answer"
     )
+    each.add_argument(
+        "--peer",
+        metavar="IP",
+        action="append",
+        help="another master of the same fleet, '' for none; may be said several times",
+    )
+    add("share", "bring the fleet's other masters what this one keeps (the unit saltern-share runs it)")
+    add("take", "take from standard input what the fleet's leading master brings")
     each = add("backup", "write the keys and the state of the master that is installed here")
     each.add_argument("target", metavar="FILE", help="a file, a folder, or - for standard output")
     each.add_argument(
@@ -92,20 +100,17 @@ def parser() -> argparse.ArgumentParser:
     each = add("restore", "make this machine the master that a backup was made of")
     each.add_argument("source", metavar="FILE", help="the backup, or - for standard input")
     each.add_argument("--address", metavar="IP", help="where machines reach it, if not where they did")
+    each.add_argument("--peer", metavar="IP", action="append", help="another master, beside which it is one")
     each.add_argument(
         "--force", action="store_true", help="in place of a master that is here, which is moved aside"
     )
     each = add("join", "make a machine that exists already one of the fleet's, over ssh")
     each.add_argument("name", metavar="ID", help="what it shall be, such as prod6")
     each.add_argument("address", metavar="ADDRESS", help="where the fleet reaches it")
-    each.add_argument(
-        "--user", default="root", help="root (the default), or one who may sudo without a password"
-    )
-    each.add_argument("--port", type=int, default=22, help="where its sshd listens (default: 22)")
-    each.add_argument(
-        "--key", metavar="FILE", default="", help="the private key to use (default: ssh's own choice)"
-    )
-    each.add_argument("--known-hosts", metavar="FILE", default="", help="where host keys are remembered")
+    _over_ssh(each)
+    each = add("move-machines", "tell machines, over ssh, that their master is here now")
+    each.add_argument("names", metavar="ID", nargs="*", help="these alone (default: all)")
+    _over_ssh(each)
     each = add("leave", "let a machine that joined go; it is left as it is")
     each.add_argument("name", metavar="ID")
     each = add(
@@ -129,6 +134,18 @@ def parser() -> argparse.ArgumentParser:
     return main
 
 
+def _over_ssh(command: argparse.ArgumentParser) -> None:
+    """The flags that say how machines are reached by ssh."""
+    command.add_argument(
+        "--user", default="root", help="root (the default), or one who may sudo without a password"
+    )
+    command.add_argument("--port", type=int, default=22, help="where sshd listens (default: 22)")
+    command.add_argument(
+        "--key", metavar="FILE", default="", help="the private key to use (default: ssh's own choice)"
+    )
+    command.add_argument("--known-hosts", metavar="FILE", default="", help="where host keys are remembered")
+
+
 TEST_KINDS = ("unit", "functional", "integration", "e2e", "browser")
 
 
@@ -142,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {
             "up": _up, "status": _status, "down": _down, "clone": _clone, "doctor": _doctor, "test": _test,
             "bench": _bench, "install-master": _install_master, "backup": _backup, "restore": _restore,
-            "join": _join, "leave": _leave, "demo": _demo,
+            "share": _share, "take": _take, "join": _join, "leave": _leave, "move-machines": _move_machines,
+            "demo": _demo,
         }[chosen.command](chosen)  # fmt: skip
     except EXPECTED as error:
         print(f"saltern: {error}", file=sys.stderr)
@@ -181,6 +199,8 @@ def _at_work(arguments: argparse.Namespace) -> Fleet:
     chosen = _chosen(arguments)
     if chosen.installed:
         install.become_service(chosen)
+        if arguments.command != "status":
+            leading.need(chosen, arguments.command)
     else:
         _root()
     return chosen
@@ -309,7 +329,8 @@ def _install_master(arguments: argparse.Namespace) -> int:
         # From here on by the code that is to be in use.
         _hand_over(code, sys.argv[1:])
     started = time.monotonic()
-    wanted = install.Wanted(arguments.address, arguments.subnet, arguments.name, arguments.ssh_from)
+    peers = None if arguments.peer is None else tuple(filter(None, arguments.peer))
+    wanted = install.Wanted(arguments.address, arguments.subnet, arguments.name, arguments.ssh_from, peers)
     chosen = fleet.choose(arguments.fleet, arguments.state_dir)
     changed = install.install(chosen, wanted, _tell, way_back=not arguments.no_way_back)
     made = Fleet.load(chosen.state_dir)
@@ -355,15 +376,30 @@ def _restore(arguments: argparse.Namespace) -> int:
     _as_root("restore")
     code, name = install.restore(arguments.source, force=arguments.force, tell=_tell)
     more = ["--address", arguments.address] if arguments.address else []
+    more += [word for peer in arguments.peer or () for word in ("--peer", peer)]
     # The script of that release: it has packages and a virtual environment of its own.
     os.execv(str(code / "saltern"), [str(code / "saltern"), "install-master", "--fleet", name, *more])
     return 1
+
+
+def _share(arguments: argparse.Namespace) -> int:
+    _as_root("share")
+    sharing.share(_chosen(arguments))
+    return 0
+
+
+def _take(arguments: argparse.Namespace) -> int:
+    _as_root("take")
+    came = sharing.receive(_chosen(arguments), sys.stdin.buffer)
+    print(f"{len(came.contents)} of {len(came.modes)} files from {came.sender}")
+    return 0
 
 
 def _join(arguments: argparse.Namespace) -> int:
     # As root to the end: the ssh key is root's. What it leaves is given to the master's user.
     _as_root("join")
     chosen = _chosen(arguments)
+    leading.need(chosen, "join")
     host = joining.Host(
         arguments.address, arguments.user, arguments.port, arguments.key, arguments.known_hosts
     )
@@ -374,6 +410,27 @@ def _join(arguments: argparse.Namespace) -> int:
         if chosen.installed:
             install.own(chosen.state_dir)
     print(f"{arguments.name}: joined in {time.monotonic() - started:.1f} s, and takes on its role now")
+    return 0
+
+
+def _move_machines(arguments: argparse.Namespace) -> int:
+    _as_root("move-machines")
+    chosen = _chosen(arguments)
+    known = chosen.addresses()
+    if strangers := sorted(set(arguments.names) - known.keys()):
+        raise SalternError(
+            f"machine {strangers[0]}: fleet {chosen.name} has none by this name; saltern status lists them"
+        )
+    reached = (arguments.user, arguments.port, arguments.key, arguments.known_hosts)
+    hosts = {name: joining.Host(known[name], *reached) for name in arguments.names or sorted(known)}
+    faults = joining.move(chosen, hosts, _tell)
+    for name, fault in faults.items():
+        print(f"saltern: {name}: {fault}", file=sys.stderr)
+    if faults:
+        again = " ".join(faults)
+        print(f"saltern: not moved; run it again with: {again}", file=sys.stderr)
+        return 1
+    print(f"{len(hosts)} machines go to {', '.join(chosen.masters)}")
     return 0
 
 

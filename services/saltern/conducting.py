@@ -20,6 +20,7 @@ from saltern.errors import SalternError
 from saltern.fleet import Fleet
 from saltern.hands import FleetHands
 from saltern.jobs import Jobs, Publish
+from saltern.leading import Keeper, Lease
 from saltern.members import await_redis, link
 from saltern.provisioning import KINDS, Alarm, SaltCloud
 from saltern.rolling import Roller
@@ -82,7 +83,7 @@ def conduct(
     publish: Publish,
 ) -> None:
     """Run the conductor and the canary's steps of the fleet kept in `state_dir`, until the master that started this is
-    gone.
+    gone. While another of the fleet's masters leads, this one only hears.
 
     Alarms are alerts, kept in Redis and mailed from there; they are also put on the bus as ``saltern/alert/firing`` and
     ``resolved``, with the fields of `provisioning.Alarm`.
@@ -90,6 +91,7 @@ def conduct(
     :param listen: waits up to so many seconds for an event: tag and data, or None
     :param fire: puts an event on the bus; called from this thread alone
     :param publish: sends a job to minions, called from any thread; what they answer is an event
+    :raises leading.Lost: another leads by now; the engine starts again, and hears
     :raises Exception: whatever a worker could not deal with; the master starts the engine again
     """
     fleet = Fleet.load(state_dir)
@@ -111,6 +113,8 @@ def conduct(
     with fleet.locked("conductor"):
         kept = secrets.load(fleet)["events"]
         jobs = Jobs(publish)
+        lease = Lease(client, fleet.gateway)
+        keeper = Keeper(lease)
         roller = Roller(
             FleetHands(fleet, jobs),
             PillarSettings(fleet.pillar_dir, lambda pillar: RollSettings.from_pillar(pillar["rollout"])),
@@ -119,6 +123,7 @@ def conduct(
             client, SaltCloud(fleet), kept,
             PillarSettings(fleet.pillar_dir, lambda pillar: Settings.from_pillar(pillar["scaling"])),
             fire=say, alarm=alarm, kinds={**KINDS, **roller.kinds(), **delivery.kinds(fleet)},
+            leads=lease.leads, fence=lease.fence,
         )  # fmt: skip
         recorder = Recorder(client, kept)
         stepper = Stepper(
@@ -138,10 +143,16 @@ def conduct(
         threads = [
             threading.Thread(target=run, args=(work,), name=name, daemon=True) for name, work in workers
         ]
-        for thread in threads:
-            thread.start()
+        keeper.start()
         try:
-            while all(thread.is_alive() for thread in threads) and os.getppid() == master:
+            # What machines feel is kept meanwhile, the newest of each: a new leader knows it at once.
+            while not lease.leads() and keeper.alive() and os.getppid() == master:
+                if event := listen(LISTEN_SECONDS):
+                    conductor.hear(event["tag"], event["data"])
+            if lease.leads():
+                for thread in threads:
+                    thread.start()
+            while all(t.is_alive() for t in threads) and keeper.alive() and os.getppid() == master:
                 event = listen(LISTEN_SECONDS)
                 if event:
                     # The first that it is for takes it.
@@ -151,5 +162,8 @@ def conduct(
         finally:
             conductor.stop()
             stepper.stop()
+            keeper.stop()
+        if keeper.lost:
+            failed.append(keeper.lost)
         if failed:
             raise failed[0]

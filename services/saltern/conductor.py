@@ -154,6 +154,8 @@ class Conductor:
     :param fire: puts an event on the bus: tag, data
     :param alarm: takes what a person should know; called at least once for each
     :param hook: called with the name of each point between looking, acting and recording; tests break off there
+    :param leads: whether this master may act now; while it may not, it hears
+    :param fence: tells the lease that it acts under (see `intents.Queue`)
     """
 
     def __init__(
@@ -168,6 +170,8 @@ class Conductor:
         kinds: Mapping[str, Kind] = KINDS,
         now: Callable[[], float] = time.time,
         hook: Callable[[str], None] = lambda point: None,
+        leads: Callable[[], bool] = lambda: True,
+        fence: Callable[[], str] = lambda: "",
     ) -> None:
         self.client = client
         self.world = world
@@ -178,7 +182,8 @@ class Conductor:
         self.kinds = kinds
         self.now = now
         self.hook = hook
-        self.queue = Queue(client, WHO)
+        self.leads = leads
+        self.queue = Queue(client, WHO, fence)
         self.registry = Registry(client)
         self.wake = threading.Event()
         self._feel = client.register_script(_FEEL)
@@ -211,6 +216,8 @@ class Conductor:
                 raise events.Rejected(f"event {tag!r}: percent {percent!r} is not a number from 0")
         except events.Rejected as rejected:
             log.warning("%s", rejected)
+            if not self.leads():
+                return False  # the leader hears it too, and tells
             with self._lock:
                 # Forged tags are many; what is kept of them is not.
                 if len(self._rejected) < 100 or (found[1], str(rejected)) in self._rejected:
@@ -244,6 +251,9 @@ class Conductor:
         """One round: write down what was heard, decide, begin with what can be begun with."""
         if self._fault:
             raise self._fault
+        if not self.leads():
+            self._stopping.wait((block_ms or 0) / 1000)
+            return
         if self.wake.is_set():
             # Before writing: what is heard from here on is written, and decided on, in the next round.
             self.wake.clear()
@@ -364,6 +374,8 @@ class Conductor:
                 last = name
                 if name in work.facts:
                     continue
+                if not self.leads():
+                    return intent
                 self.hook(f"{intent.kind}.{name}:before")
                 found = act(work)
                 self.hook(f"{intent.kind}.{name}:acted")

@@ -182,18 +182,19 @@ def download(url: str) -> bytes:
 
 
 def upload(fleet: Fleet, work: Work) -> Facts:
-    """Put it into the bucket.
+    """Put it into the bucket, and whatever else the bucket has not: what the fleet began with, what a bucket lost.
 
     :raises SalternError: it cannot be; it is tried again
     """
     one = _artifact(work.intent.args)
-    return {"release": one.id, "uploaded": bucket.keep(fleet, one)}
+    return {"release": one.id, "uploaded": bucket.keep(fleet, [one, *artifact.known(fleet).values()])}
 
 
 def keep(fleet: Fleet, work: Work) -> Facts:
-    """Put it into the catalogue of releases, and have it put into the bucket if there is one."""
+    """Put it into the catalogue of releases, and have it put into the bucket if there is one; forget old ones."""
     args = work.intent.args
-    if pillar.load(fleet.pillar_dir)["pipeline"]["bucket"]["name"]:
+    values = pillar.load(fleet.pillar_dir)
+    if values["pipeline"]["bucket"]["name"]:
         wanted = {name: args[name] for name in ("release", "sha256", "platform")}
         Queue(work.client, work.intent.by).put(
             Intent(UPLOAD, BUCKET, wanted, f"{UPLOAD}:{args['release']}", work.intent.journal, work.intent.by)
@@ -202,7 +203,9 @@ def keep(fleet: Fleet, work: Work) -> Facts:
         fleet, _artifact(args), branch=short(args["ref"]), commit=args["commit"], author=args["author"],
         pinned=refs.is_tag(args["ref"]),
     )  # fmt: skip
-    return {"kept": args["release"]}
+    asked = [str(each.args.get("release", "")) for each in Queue(work.client).unfinished()]
+    gone = artifact.collect(fleet, values["pipeline"]["keep"], values["rollout"]["keep"], asked)
+    return {"kept": args["release"], "forgotten": gone}
 
 
 def roll(fleet: Fleet, work: Work) -> Facts:

@@ -20,6 +20,9 @@ FURTHEST_AHEAD_NS = 3600 * 10**9
 # How long after it was signed an event may come once more by another way, and be no news instead of a replay; and how
 # long it counts where no counter can be looked up.
 FRESH_NS = 60 * 10**9
+# The same where there are several masters: a machine sends each event to all of them, again and again to one that is
+# away, and so long after it was signed it may come late.
+LATE_NS = 300 * 10**9
 
 
 class Counters(Protocol):
@@ -88,28 +91,31 @@ def kind_of(event: Event, use: str = "") -> str:
     return f"{event.machine}:{event.tag}" + (f":{use}" if use else "")
 
 
-def counted(event: Event, same: bool, now_ns: int) -> Rejected:
+def counted(event: Event, same: bool, now_ns: int, several: bool = False) -> Rejected:
     """What is said of an event that counted before.
 
     :param same: it was this very one, not a later one
+    :param several: whether the fleet has several masters, of which another was told of it first
     """
     words = f"event {event.tag!r} from {event.machine}: counter {event.counter} was used before"
-    return Repeated(words) if same and now_ns - event.counter <= FRESH_NS else Rejected(words)
+    age = now_ns - event.counter
+    return Repeated(words) if (same and age <= FRESH_NS) or (several and age <= LATE_NS) else Rejected(words)
 
 
 # One step, so that the same event delivered twice at once still counts once.
 _ONCE = COUNT + "return count(KEYS[1], ARGV[1], ARGV[2])"
 
 
-def once(counters: Counters, event: Event, use: str = "") -> None:
+def once(counters: Counters, event: Event, use: str = "", *, several: bool = False) -> None:
     """Let an event through the first time only, and never after a later one of the same machine and kind.
 
     :param use: what it is let through to, where one event causes several things
+    :param several: see `counted`
     :raises Rejected: it was seen before, or is older than one that was; Repeated, if it was seen just now
     """
     found = counters.eval(_ONCE, 1, COUNTERS, kind_of(event, use), str(event.counter))
     if found != "new":
-        raise counted(event, found == "again", time.time_ns())
+        raise counted(event, found == "again", time.time_ns(), several)
 
 
 def once_here(path: Path, event: Event, use: str = "") -> None:
@@ -190,5 +196,5 @@ def check(
     event = authenticate(secrets.load(fleet)["events"], tag, minion_id, payload, now_ns)
     if rate is not None:
         within(counters, event, rate)
-    once(counters, event, use)
+    once(counters, event, use, several=bool(fleet.peers))
     return event

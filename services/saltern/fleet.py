@@ -29,7 +29,7 @@ LONGEST_STATE_DIR = 60
 FIRST_HOST = 10
 LOCAL, NO_CLOUD = "local", "none"
 # Where a fleet's machines come from: made on this host, rented, or there already.
-CLOUDS = (LOCAL, "digitalocean", "ec2", "azure", NO_CLOUD)
+CLOUDS = (LOCAL, "digitalocean", "ec2", "azure", "openstack", "linode", "vultr", "gce", NO_CLOUD)
 # What a master that this host's systemd runs is called there, and the user it is run as.
 SERVICE, SERVICE_USER = "saltern-master", "salt"
 HOST_NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
@@ -66,6 +66,7 @@ class Fleet:
     :ivar address: where the master listens, if not at the first address of the subnet
     :ivar known_as: what machines are told their master is called, if not its address
     :ivar installed: whether this host's systemd runs the master, as a user of its own
+    :ivar peers: addresses of its other masters
     """
 
     name: str
@@ -76,6 +77,7 @@ class Fleet:
     address: str = ""
     known_as: str = ""
     installed: bool = False
+    peers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not FLEET_NAME.match(self.name):
@@ -96,6 +98,13 @@ class Fleet:
             raise SalternError(f"cloud {self.cloud!r}: not one of {', '.join(CLOUDS)}")
         if self.address and not _within(self.address, network):
             raise SalternError(f"address {self.address!r}: not an IPv4 address of {self.subnet}")
+        for peer in self.peers:
+            if not _within(peer, network) or peer == self.gateway:
+                raise SalternError(f"peer {peer!r}: not the IPv4 address of another machine in {self.subnet}")
+        if self.peers and self.known_as:
+            raise SalternError(
+                f"name {self.known_as!r}: machines know several masters by their addresses; say --name '' with --peer"
+            )
         if self.known_as and not HOST_NAME.match(self.known_as):
             raise SalternError(
                 f"name {self.known_as!r}: not a host's name or address, such as salt.example.org"
@@ -131,6 +140,11 @@ class Fleet:
     def master(self) -> str:
         """What machines are told their master is: a name that another machine can take over, or its address."""
         return self.known_as or self.gateway
+
+    @property
+    def masters(self) -> tuple[str, ...]:
+        """Every master that machines are told of, this one first."""
+        return (self.master, *self.peers)
 
     @property
     def user(self) -> str:
@@ -179,7 +193,7 @@ class Fleet:
             return cls(
                 values["name"], values["subnet"], Path(values["state_dir"]), Path(values["pillar_dir"]),
                 values.get("cloud", LOCAL), values.get("address", ""), values.get("known_as", ""),
-                bool(values.get("installed", False)),
+                bool(values.get("installed", False)), tuple(values.get("peers", ())),
             )  # fmt: skip
         except FileNotFoundError as error:
             raise SalternError(f"{state_dir}: no fleet is kept here; `./saltern up` makes one") from error

@@ -3,7 +3,8 @@
 An intent is level-triggered: it says what should be so ("pool prod has 6 machines"), not what to do. Wishes with the
 same key that nobody has begun with are one intent, and the latest arguments count; that is how a storm of a thousand
 edges becomes one. Each step that has been carried out is recorded in the intent, in the same atomic step as its journal
-line, so whoever goes on after a crash knows what is done and writes nothing twice.
+line, so whoever goes on after a crash knows what is done and writes nothing twice. A conductor writes under its lease
+(see `leading`); what comes from an earlier one is refused.
 
 Keys, all under ``saltern:``
 
@@ -19,13 +20,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
-from saltern.registry import JOURNAL, JOURNAL_LENGTH, REVISION, TEXT_LENGTH, check_text
+from saltern.registry import JOURNAL, JOURNAL_LENGTH, PREFIX, REVISION, TEXT_LENGTH, check_text
 
 QUEUE = "saltern:queue"
 INTENT = "saltern:intent:"
@@ -42,6 +43,10 @@ _POOL = re.compile(r"[a-z]{1,20}\Z")
 
 class IntentError(ValueError):
     """An intent that cannot be queued; the text says why. Nothing was queued."""
+
+
+class Fenced(RuntimeError):
+    """Another master leads by now: nothing was written, and whoever wrote must stop."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,12 @@ class Intent:
 
 
 _PRELUDE = """
+local fence = ARGV[#ARGV]
+if fence ~= '' then
+  local lease = redis.call('HMGET', KEYS[5], 'holder', 'token')
+  local held = lease[1] and lease[1] .. ' ' .. lease[2] or 'nobody'
+  if held ~= fence then return redis.error_reply('FENCED ' .. fence .. ' led, and now ' .. held) end
+end
 local function now()
   local t = redis.call('TIME')
   return string.format('%d.%06d', t[1], t[2])
@@ -174,23 +185,40 @@ return 1
 """
 )
 
-_KEYS = (QUEUE, WAITING, JOURNAL, REVISION)
+LEASE = PREFIX + "leader"
+"""Hash: holder and token of the lease under which the conductor works (see `leading`)."""
+
+_KEYS = (QUEUE, WAITING, JOURNAL, REVISION, LEASE)
 
 
 class Queue:
     """The queue behind one Redis client (replies decoded to text).
 
-    Every method raises redis.RedisError when Redis cannot be reached; all may then be called again.
+    Every method raises redis.RedisError when Redis cannot be reached; all may then be called again. Every writing one
+    raises Fenced when another master leads.
+
+    :param fence: tells the lease that the writes are made under; empty where whoever it is may write
     """
 
-    def __init__(self, client: redis.Redis, who: str = "conductor") -> None:
+    def __init__(
+        self, client: redis.Redis, who: str = "conductor", fence: Callable[[], str] = lambda: ""
+    ) -> None:
         self.client = client
         self.who = who
+        self.fence = fence
         self._put = client.register_script(_PUT)
         self._begin = client.register_script(_BEGIN)
         self._record = client.register_script(_RECORD)
         self._retry = client.register_script(_RETRY)
         self._finish = client.register_script(_FINISH)
+
+    def _run(self, script: Any, *values: object) -> Any:
+        try:
+            return script(keys=_KEYS, args=(INTENT, JOURNAL_LENGTH, *values, self.fence()))
+        except redis.ResponseError as error:
+            if not str(error).startswith("FENCED"):
+                raise
+            raise Fenced(str(error)) from error
 
     def put(self, intent: Intent) -> tuple[str, bool]:
         """Queue an intent, or join it to one with the same key that nobody has begun with.
@@ -211,7 +239,7 @@ class Queue:
             check_text(intent.cause, "cause"),
             check_text(intent.by or self.who, "by"),
         )
-        id_, new = self._put(keys=_KEYS, args=(INTENT, JOURNAL_LENGTH, *values))
+        id_, new = self._run(self._put, *values)
         return id_, bool(new)
 
     def prepare(self) -> None:
@@ -255,7 +283,7 @@ class Queue:
 
     def begin(self, id_: str) -> Intent:
         """Start with an intent, or go on with it; wishes that come from now on make a new one."""
-        flat = self._begin(keys=_KEYS, args=(INTENT, JOURNAL_LENGTH, id_, self.who))
+        flat = self._run(self._begin, id_, self.who)
         return parse(id_, dict(zip(flat[::2], flat[1::2], strict=True)))
 
     def record(
@@ -273,7 +301,7 @@ class Queue:
         :raises IntentError: the intent is not at work
         """
         values = (step, json.dumps(dict(facts)), kind, subject, json.dumps(dict(fields or facts)))
-        kept = self._record(keys=_KEYS, args=(INTENT, JOURNAL_LENGTH, id_, self.who, *values))
+        kept = self._run(self._record, id_, self.who, *values)
         if kept is None:
             raise IntentError(f"intent {id_}: it is not at work, so its step {step} cannot be recorded")
         return json.loads(kept)
@@ -281,7 +309,7 @@ class Queue:
     def retry(self, id_: str, attempts: int, pause_s: float, error: str) -> None:
         """Write down a failed attempt and when the next may begin."""
         values = (str(attempts), f"{pause_s:g}", _one_line(error))
-        self._retry(keys=_KEYS, args=(INTENT, JOURNAL_LENGTH, id_, self.who, *values))
+        self._run(self._retry, id_, self.who, *values)
 
     def finish(self, id_: str, state: str, result: Mapping[str, Any], error: str = "") -> bool:
         """End an intent; whether it was this call that ended it.
@@ -289,7 +317,7 @@ class Queue:
         :param state: done, refused (it should not be) or failed (it could not be)
         """
         values = (state, json.dumps(dict(result)), _one_line(error), GROUP, KEPT_S)
-        return bool(self._finish(keys=_KEYS, args=(INTENT, JOURNAL_LENGTH, id_, self.who, *values)))
+        return bool(self._run(self._finish, id_, self.who, *values))
 
 
 def _one_line(text: str) -> str:

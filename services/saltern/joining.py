@@ -1,4 +1,4 @@
-"""`saltern join` and `leave`: a machine that exists already becomes one of the fleet's, over ssh.
+"""`saltern join`, `leave` and `move-machines`: machines become the fleet's, and find its master, over ssh.
 
 It gets what a rented machine's user data brings, file by file, and runs the same script: the same locked minion, its
 key accepted beforehand, and the master's key, so that it believes no other.
@@ -14,6 +14,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import yaml
@@ -30,6 +31,7 @@ KEY_BITS = 2048
 CONNECT_SECONDS = 15
 JOIN_SECONDS = 1800.0
 ANSWER_SECONDS = 180.0
+MOVED_AT_ONCE = 8
 Tell = Callable[[str], None]
 
 
@@ -210,6 +212,39 @@ def _await(fleet: Fleet, name: str) -> None:
                 f"{name}: no answer in {ANSWER_SECONDS:g} s; `journalctl -u salt-minion` there says why, such as that "
                 f"{fleet.master} is not reached"
             )
+
+
+# What is in minion.d goes over what the machine was told at first; the list is what the machine's states look after.
+MOVE = """set -eu
+mkdir -p /etc/salt/minion.d /etc/saltern
+printf '%s\\n' "$@" >/etc/saltern/masters
+printf 'master:\\n' >/etc/salt/minion.d/.masters.conf
+printf -- '- %s\\n' "$@" >>/etc/salt/minion.d/.masters.conf
+mv /etc/salt/minion.d/.masters.conf /etc/salt/minion.d/masters.conf
+systemctl restart salt-minion
+"""
+
+
+def move(fleet: Fleet, hosts: Mapping[str, Host], tell: Tell) -> dict[str, str]:
+    """Tell machines, over ssh, where the fleet's master is now; what went wrong, by machine.
+
+    :param hosts: how each machine is reached
+    """
+
+    # In the order that the machine's states have them.
+    masters = sorted(fleet.masters)
+
+    def one(name: str) -> str:
+        try:
+            hosts[name].run("sh", "-c", MOVE, "sh", *masters)
+        except SalternError as error:
+            return str(error)
+        tell(f"{name}: goes to {', '.join(masters)}")
+        return ""
+
+    with ThreadPoolExecutor(MOVED_AT_ONCE) as pool:
+        faults = dict(zip(hosts, pool.map(one, hosts), strict=True))
+    return {name: fault for name, fault in faults.items() if fault}
 
 
 def leave(fleet: Fleet, name: str, tell: Tell) -> None:

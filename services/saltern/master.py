@@ -38,12 +38,14 @@ def program(name: str) -> str:
 
 def configuration(fleet: Fleet) -> dict[str, str]:
     """Every file of the master's configuration, by its path below `etc`, with the fleet's own values filled in."""
+    # One, or a list of all, this one first: it is there.
+    masters = json.dumps(fleet.masters if fleet.peers else fleet.master)
     values = {
         "name": fleet.name,
         "gateway": fleet.gateway,
-        "master": fleet.master,
+        "master": masters,
         # Machines elsewhere cannot reach a master that listens on this host's own bridge.
-        "rented_master": fleet.master if fleet.cloud != LOCAL else "",
+        "rented_master": masters if fleet.cloud != LOCAL else '""',
         "user": fleet.user,
         "repository": str(REPOSITORY),
         "state_dir": str(fleet.state_dir),

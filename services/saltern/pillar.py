@@ -251,7 +251,9 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
         "fleet": {
             "name": fleet.name,
             "subnet": fleet.subnet,
-            "master": fleet.gateway,
+            # In the same order whichever of them tells it.
+            "masters": sorted((fleet.master, *fleet.peers)),
+            "master": min(fleet.gateway, *fleet.peers) if fleet.peers else fleet.gateway,
             "modules": modules_revision(),
             # Machines of a pool come and go; who needs those asks the registry.
             "hosts": {i: a for i, a in addresses.items() if role_of(i) not in POOL_OF_ROLE},

@@ -4,7 +4,7 @@ The stock reactor takes some 25 ms for a reaction and manages about 34 a second,
 for what does not. Here the canary goes off first, whatever else is said; of the alerts only the newest that a machine
 says about one of its resources is written, so a storm is as large as the fleet. Nothing is lost by that: an alert is a
 state, not a count. The reactor turns the canary off too (`reactor/canary_off.sls`), whichever is first: an event counts
-once for both.
+once for both. Of several masters each has these reflexes, for the same reason, and none waits for a leader.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class Reflexes:
             self._keep(self._edges, said)
             return
         try:
-            events.once(has.client, said.event, reflexes.ALERT)
+            events.once(has.client, said.event, reflexes.ALERT, several=bool(self.fleet.peers))
         except Repeated:
             if not said.tried:
                 return

@@ -300,7 +300,7 @@ def _admin(seat: _Seat, observed: Observed, want: str) -> list[str]:
 
     A server that comes out of maintenance counts as up in HAProxy until a check fails; here it has to pass
     one first. A canary is chosen by name, which HAProxy does even while it drains: its weight says whether
-    to.
+    to. And to any server the weight that checks tell it says whether anybody new comes.
     """
     commands = []
     for server in _servers(seat, observed):
@@ -310,7 +310,7 @@ def _admin(seat: _Seat, observed: Observed, want: str) -> list[str]:
             if server.admin_state == "maint":
                 commands.append(f"set server {name} health down")
         weight = 0 if want == "drain" else 1
-        if seat.pool == "canary" and want != "maint" and server.weight != weight:
+        if want != "maint" and server.weight != weight:
             commands.append(f"set server {name} weight {weight}")
     return commands
 

@@ -217,7 +217,8 @@ def turn_off(has: Means, event: Event, pressure: Pressure, reason: str) -> dict[
         kind = events.kind_of(event, OFF)
         change = has.registry.canary_off(reason, cause=event.cause, by=BY, once=(kind, event.counter))
     except Counted as found:
-        raise events.counted(event, str(found) == "again", time.time_ns()) from found
+        several = bool(has.fleet.peers)
+        raise events.counted(event, str(found) == "again", time.time_ns(), several) from found
     except redis.RedisError as error:
         let_go(has.fleet)
         events.once_here(has.fleet.state_dir / HEARD, event, OFF)
@@ -249,7 +250,7 @@ def feel(fleet: Fleet, tag: str, minion_id: object, payload: object) -> dict[str
             pressure = understand(event)
             try:
                 events.within(has.client, event, rate(options))
-                events.once(has.client, event, ALERT)
+                events.once(has.client, event, ALERT, several=bool(fleet.peers))
                 return tell(has, event, pressure, options["keep_s"])
             except redis.RedisError as error:
                 let_go(fleet)

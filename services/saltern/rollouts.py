@@ -27,7 +27,7 @@ import redis
 
 from saltern import artifact, pillar
 from saltern.errors import SalternError
-from saltern.fleet import ROLES, Fleet
+from saltern.fleet import MACHINE_ID, ROLES, Fleet, role_of
 from saltern.intents import INTENT, Intent, Queue
 from saltern.members import link
 from saltern.pillar import POOL_OF_ROLE
@@ -71,6 +71,7 @@ class Settings:
     serve_s: float
     deadline_s: float
     alerts: tuple[str, ...]
+    roles: tuple[str, ...]
     wait_s: float
     errors_percent: float
     errors_min: int
@@ -91,7 +92,7 @@ class Settings:
             if f.name in values and f.name not in ("gates", "freeze")
         }
         return cls(
-            **own, alerts=tuple(gates["alerts"]), freeze=tuple(values["freeze"]),
+            **own, alerts=tuple(gates["alerts"]), roles=tuple(gates["roles"]), freeze=tuple(values["freeze"]),
             **{name: gates[name] for name in ("wait_s", "errors_percent", "errors_min")},
         )  # fmt: skip
 
@@ -345,6 +346,16 @@ def gate(plan: Plan, settings: Settings, left: Sequence[str], sight: Sight) -> G
     return Gate(take=tuple(chosen))
 
 
+def holds(plan: Plan, settings: Settings, name: str, subject: str) -> bool:
+    """Whether nothing is rolled while an alert fires: a named one, unless it is of a machine that does not matter here.
+
+    Those that are rolled over matter whatever their role. A subject that is no machine is everybody's.
+    """
+    if name not in settings.alerts:
+        return False
+    return not MACHINE_ID.match(subject) or role_of(subject) in settings.roles or subject in plan.order
+
+
 def too_many_errors(settings: Settings, sight: Sight) -> str:
     """Why what clients saw since the roll began is too bad; empty when it is not."""
     percent = 100 * sight.errors / sight.requests if sight.requests else 0.0
@@ -530,7 +541,7 @@ def told(plan: Plan, facts: Facts, state: str) -> dict[str, Any]:
 
 DOING = {
     "begin": "begins",
-    "stage": "is put on every disk",
+    "stage": "is put on disks",
     "take": "gates",
     "drain": "drains",
     "apply": "is changed",

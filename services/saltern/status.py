@@ -10,6 +10,7 @@ from saltern import master, members, rented
 from saltern.errors import SalternError
 from saltern.fleet import LOCAL, Fleet, role_of
 from saltern.local import machine
+from saltern.production import sharing
 from saltern.registry import Instance, Registry
 
 
@@ -38,6 +39,10 @@ def status(fleet: Fleet) -> dict:
     instances, notes = _instances(fleet)
     if not master.answers(fleet):
         notes.append("the Salt master does not answer; `./saltern up` starts it")
+    try:
+        notes += sharing.notes(fleet)
+    except (redis.RedisError, SalternError) as error:
+        notes.append(f"which master leads is not known ({error})")
     public: dict[str, list[str]] = {}
     if fleet.cloud == LOCAL:
         described = machine.describe(fleet)

@@ -3,14 +3,15 @@
     ./saltern bench delivery --json
 
 A whole fleet of its own, with the shipped numbers of pillar/rollout.sls but for the seconds a sick machine is given
-(`serve_s`, which is waited for on purpose). What scales by itself is off: a loaded fleet would grow meanwhile. 64
-keep-alive connections of wrk load it all the time, and a client beside checks every body. Where the time goes is told
-step by step. Last, Ansible rolls the same over the same machines (see ansible_peer). Left out: a WebSocket or long poll
-a machine, which the sample product has not.
+(`serve_s`, which is waited for on purpose). What scales by itself is off: a loaded fleet would grow meanwhile. A client
+checks every body all the time, and streams of changes stay open, at first at least one on each machine. All is measured
+twice, without more load and with 64 keep-alive connections of wrk, which take all that two processors have. Where the
+time goes is told step by step. Last, Ansible rolls the same over the same machines (see ansible_peer).
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import itertools
 import json
@@ -22,7 +23,8 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ def pillar_of(folder: Path) -> Path:
 
 
 def build(fleet: Fleet, folder: Path, lines: str = "") -> str:
-    """A release of the product with a line changed; its id."""
+    """A release of the product like no other, with some lines changed; its id."""
     made = changed_product(fleet, folder, lines)
     artifact.keep(fleet, made)
     return made.id
@@ -92,6 +94,53 @@ class Checker(threading.Thread):
                 self.wrong.append(repr(error))
                 connection.close()
             self.answers += 1
+
+
+class Listener(threading.Thread):
+    """Keeps a stream of changes open, and comes back when it ends; one that breaks off instead is wrong."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(daemon=True)
+        self.host = live.product.split("/")[2]
+        self.machine = ""
+        self.streams = 0
+        self.wrong: list[str] = []
+        self.ended = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self.ended.is_set():
+            # Longer than a stream is ever silent.
+            with contextlib.closing(http.client.HTTPConnection(self.host, timeout=15)) as connection:
+                try:
+                    self._listen(connection)
+                except (OSError, http.client.HTTPException, ValueError) as error:
+                    self.wrong.append(f"stream of {self.machine}: {error!r}")
+
+    def _listen(self, connection: http.client.HTTPConnection) -> None:
+        connection.request("GET", "/api/changes")
+        answer = connection.getresponse()
+        if answer.status == 204:
+            self.ended.wait(0.05)  # that machine leaves just now, or has as many as it takes
+            return
+        if answer.status != 200:
+            raise ValueError(f"it was answered with {answer.status}")
+        self.machine = answer.getheader("X-Saltern-Instance", "")
+        self.streams += 1
+        while not self.ended.is_set() and answer.readline():
+            pass
+
+
+def listening(live: Live, machines: Iterable[str]) -> list[Listener]:
+    """Streams, at least one on each machine."""
+    listeners: list[Listener] = []
+    missing = set(machines)
+    while missing:
+        listeners.append(Listener(live))
+        missing.discard(until(lambda: listeners[-1].machine, 60, "a stream is open"))
+        if len(listeners) > 100:
+            raise RuntimeError(f"no stream on {', '.join(sorted(missing))}")
+    return listeners
 
 
 class Load:
@@ -137,6 +186,34 @@ def taken_back(intent: Intent, release: str) -> float:
     return float(intent.steps["prod1/back#1"]["at"]) - float(intent.steps[f"{release}/fail"]["at"])
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """Rolls of five machines forth and back again, and rolls that the first machine fails: seconds and intents."""
+
+    forth_s: list[float]
+    back_s: list[float]
+    one_s: list[float]
+    forth: list[Intent]
+    back: list[Intent]
+
+    @classmethod
+    def of(cls, fleet: Fleet, registry: Registry, old: str, pairs: Sequence[tuple[str, str]]) -> Rounds:
+        """Roll to a release that no machine has seen, and back; and to one that is sick on prod1. So often as there are
+        pairs of them.
+        """
+        forth, back, one = [], [], []
+        for new, sick in pairs:
+            forth.append(rolled(fleet, registry, new))
+            good(forth[-1])
+            back.append(rolled(fleet, registry, old, rollback=True))
+            good(back[-1])
+            one.append(taken_back(rolled(fleet, registry, sick, order="id")[1], sick))
+        return cls(
+            [round(seconds, 1) for seconds, _ in forth], [round(seconds, 1) for seconds, _ in back],
+            [round(seconds, 2) for seconds in one], [intent for _, intent in forth], [intent for _, intent in back],
+        )  # fmt: skip
+
+
 def shares(intents: Iterable[Intent]) -> dict[str, float]:
     """Seconds of a roll by what they were spent on, the mean over rolls; what a step took is from the one before it."""
     spent: dict[str, float] = defaultdict(float)
@@ -160,32 +237,32 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
             fleet = Fleet.load(home() / live.name)
             registry = Registry(members.link(fleet))
             old = artifact.releases(fleet)["prod"].id
-            new, sick = build(fleet, folder), build(fleet, folder, SICK_ON_PROD1)
-            checker, load = Checker(live, {old, new, sick}), Load(live, connections)
+            pairs = [(build(fleet, folder), build(fleet, folder, SICK_ON_PROD1)) for _ in range(2 * rolls)]
+            listeners = listening(live, registry.snapshot().instances)
+            checker = Checker(live, {old, *(release for pair in pairs for release in pair)})
+            calm = Rounds.of(fleet, registry, old, pairs[:rolls])
+            load = Load(live, connections)
             time.sleep(3)
-            forth, back, one = [], [], []
-            for _ in range(rolls):
-                forth.append(rolled(fleet, registry, new))
-                good(forth[-1])
-                back.append(rolled(fleet, registry, old, rollback=True))
-                good(back[-1])
-                one.append(taken_back(rolled(fleet, registry, sick, order="id")[1], sick))
+            loaded = Rounds.of(fleet, registry, old, pairs[rolls:])
             requests, failed = load.end()
-            checker.ended.set()
-            checker.join()
-            peer, peer_failed = beside(live, fleet, (new, old), connections, folder) if ansible else ({}, 0)
-    for words in checker.wrong[:5]:
+            for client in (checker, *listeners):
+                client.ended.set()
+            for client in (checker, *listeners):
+                client.join()
+            peer, peer_failed = (
+                beside(live, fleet, (pairs[0][0], old), connections, folder) if ansible else ({}, 0)
+            )
+    wrong = [words for client in (checker, *listeners) for words in client.wrong]
+    for words in wrong[:9]:
         print(words, file=sys.stderr)
-    goes = {
-        name: [round(good(done), 1) for done in taken] for name, taken in (("forth", forth), ("back", back))
-    }
-    print(f"a roll spends {shares(intent for _, intent in forth)} s", file=sys.stderr)
-    print(f"a rollback spends {shares(intent for _, intent in back)} s", file=sys.stderr)
+    for name, rounds in (("quiet", calm), ("loaded", loaded)):
+        print(f"a {name} roll spends {shares(rounds.forth)} s", file=sys.stderr)
+        print(f"a {name} rollback spends {shares(rounds.back)} s", file=sys.stderr)
     faster = (
         [
             Figure(
                 "times_faster_than_ansible",
-                round(peer["ansible"] / median(goes["forth"]), 1),
+                round(peer["ansible"] / median(loaded.forth_s), 1),
                 "times",
                 ">= 2",
             ),
@@ -197,11 +274,15 @@ def bench(rolls: int = 3, connections: int = 64, ansible: int = 1) -> dict[str, 
     return report(
         "delivery",
         [
-            Figure("roll_five_s", median(goes["forth"]), "s", "<= 40", peer, goes["forth"]),
-            Figure("rollback_five_s", median(goes["back"]), "s", "<= 15", runs=goes["back"]),
-            Figure("rollback_one_s", round(median(one), 2), "s", "<= 2", runs=[round(s, 2) for s in one]),
+            Figure("roll_five_s", median(loaded.forth_s), "s", "<= 40", peer, loaded.forth_s),
+            Figure("rollback_five_s", median(calm.back_s), "s", "<= 15", runs=calm.back_s),
+            Figure("rollback_one_s", median(calm.one_s), "s", "<= 2", runs=calm.one_s),
+            Figure("roll_five_without_load_s", median(calm.forth_s), "s", "<= 40", runs=calm.forth_s),
+            Figure("rollback_five_under_load_s", median(loaded.back_s), "s", "<= 15", runs=loaded.back_s),
+            Figure("rollback_one_under_load_s", median(loaded.one_s), "s", "<= 2", runs=loaded.one_s),
             Figure("requests", requests + checker.answers, "requests", ">= 100000"),
-            Figure("failed", failed + len(checker.wrong), "requests", "<= 0"),
+            Figure("failed", failed + len(wrong), "requests", "<= 0"),
+            Figure("streams", sum(each.streams for each in listeners), "streams"),
             Figure("bodies_checked", checker.answers, "requests"),
             *faster,
         ],

@@ -12,24 +12,28 @@ import pytest
 from bare_machines import SOURCE, Bare, bare_machines
 from fleet_commands import run, wait_for
 
-MASTER, MINION, OTHER = "ops1", "prod1", "prod2"
+MASTER, MINION, OTHER, ELSEWHERE = "ops1", "prod1", "prod2", "ops2"
 INSTALL_SECONDS = 600
 SERVICES = ("saltern-master.service", "saltern-firewall.service", "saltern-backup.timer")
 
 
 @dataclass
 class Drill:
-    """A master and a minion of its. :ivar bare: the machines; :ivar address: the master's; :ivar log: what was said"""
+    """A master and a minion of its. :ivar bare: the machines; :ivar address: the master's; :ivar log: what was said;
+    :ivar name: the master's machine"""
 
     bare: Bare
     address: str
     log: str
+    name: str = MASTER
 
     def master(self, *command: str, timeout: float = 300) -> str:
-        return self.bare.do(MASTER, *command, timeout=timeout)
+        return self.bare.do(self.name, *command, timeout=timeout)
 
     def answers(self, minion: str = "prod1") -> bool:
-        done = self.bare.run(MASTER, "salt", "--out=json", "--static", "-t", "10", "-L", minion, "test.ping")
+        done = self.bare.run(
+            self.name, "salt", "--out=json", "--static", "-t", "10", "-L", minion, "test.ping"
+        )
         return done.returncode == 0 and json.loads(done.stdout) == {minion: True}
 
 
@@ -112,7 +116,36 @@ def test_an_upgrade_that_does_not_start_is_taken_back_and_one_that_does_is_kept(
     wait_for(drill.answers, 180, "the minion answers the new release")
 
 
-def test_a_machine_that_exists_already_joins_over_ssh_and_may_leave(drill: Drill, tmp_path: Path):
+def test_a_backup_that_is_cut_or_not_asked_for_changes_nothing(drill: Drill):
+    wait_for(drill.answers, 180, "the minion answers")
+    drill.master("saltern", "backup", "/root/kept.tar.gz")
+    root = drill.bare.root(MASTER) / "root"
+    assert (root / "kept.tar.gz").stat().st_mode & 0o777 == 0o600
+    done = drill.bare.run(MASTER, "saltern", "restore", "/root/kept.tar.gz")
+    assert done.returncode == 1
+    assert "is kept here already; `--force` moves it aside" in done.stderr
+    kept = (root / "kept.tar.gz").read_bytes()
+    (root / "cut.tar.gz").write_bytes(kept[: len(kept) // 2])
+    done = drill.bare.run(MASTER, "saltern", "restore", "--force", "/root/cut.tar.gz")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("saltern: /root/cut.tar.gz: not a whole backup")
+    wait_for(drill.answers, 180, "the minion answers")
+
+
+def test_a_restore_by_force_puts_what_was_kept_in_place_and_the_minion_goes_on_with_its_key(drill: Drill):
+    key, process = known(drill), minion_process(drill)
+    drill.master("saltern", "backup", "/root/kept.tar.gz")
+    drill.master("salt-key", "-y", "-d", MINION)
+    assert keys(drill)["minions"] == []
+    drill.master("saltern", "restore", "--force", "/root/kept.tar.gz", timeout=INSTALL_SECONDS)
+    wait_for(drill.answers, 300, "the minion answers the restored master")
+    assert known(drill) == key == offered(drill)
+    assert minion_process(drill) == process
+    aside = drill.master("sh", "-c", "ls -d /var/lib/saltern/saltern.before-*").split()
+    assert len(aside) == 1
+
+
+def test_a_machine_that_exists_already_joins_over_ssh(drill: Drill, tmp_path: Path):
     # What an attempt before this one left.
     drill.bare.run(MASTER, "saltern", "leave", OTHER)
     (drill.bare.root(MASTER) / "root/.ssh/known_hosts").unlink(missing_ok=True)
@@ -144,35 +177,31 @@ def test_a_machine_that_exists_already_joins_over_ssh_and_may_leave(drill: Drill
 
     again = drill.bare.run(MASTER, "saltern", "join", OTHER, address, "--key", "/root/key")
     assert f"saltern: machine {OTHER}: there is one already, at {address}; take another name" in again.stderr
-    drill.master("saltern", "leave", OTHER)
-    assert keys(drill)["minions"] == [MINION]
-    drill.bare.destroy(OTHER)
 
 
-def test_a_backup_that_is_cut_or_not_asked_for_changes_nothing(drill: Drill):
-    wait_for(drill.answers, 180, "the minion answers")
-    drill.master("saltern", "backup", "/root/kept.tar.gz")
-    root = drill.bare.root(MASTER) / "root"
-    assert (root / "kept.tar.gz").stat().st_mode & 0o777 == 0o600
-    done = drill.bare.run(MASTER, "saltern", "restore", "/root/kept.tar.gz")
-    assert done.returncode == 1
-    assert "is kept here already; `--force` moves it aside" in done.stderr
-    kept = (root / "kept.tar.gz").read_bytes()
-    (root / "cut.tar.gz").write_bytes(kept[: len(kept) // 2])
-    done = drill.bare.run(MASTER, "saltern", "restore", "--force", "/root/cut.tar.gz")
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("saltern: /root/cut.tar.gz: not a whole backup")
-    wait_for(drill.answers, 180, "the minion answers")
+def test_machines_are_told_of_a_master_restored_at_another_address_and_may_leave_it(drill: Drill):
+    drill.master("saltern", "backup", "/root/moved.tar.gz")
+    kept = {name: (drill.bare.root(MASTER) / "root" / name).read_bytes() for name in ("moved.tar.gz", "key")}
+    # Made first: it must not be given the address of the one that is lost.
+    address = drill.bare.make(ELSEWHERE, memory=1536)
+    assert address != drill.address
+    drill.bare.destroy(MASTER)
+    drill.bare.checkout(ELSEWHERE)
+    for name, data in kept.items():
+        path = drill.bare.root(ELSEWHERE) / "root" / name
+        path.write_bytes(data)
+        path.chmod(0o600)
+    restore = (f"{SOURCE}/saltern", "restore", "/root/moved.tar.gz", "--address", address)
+    drill.bare.do(ELSEWHERE, *restore, timeout=INSTALL_SECONDS)
+    there = Drill(drill.bare, address, "", name=ELSEWHERE)
+    assert keys(there)["minions"] == [MINION, OTHER]
+    assert not there.answers(OTHER)
 
-
-def test_a_restore_by_force_puts_what_was_kept_in_place_and_the_minion_goes_on_with_its_key(drill: Drill):
-    key, process = known(drill), minion_process(drill)
-    drill.master("saltern", "backup", "/root/kept.tar.gz")
-    drill.master("salt-key", "-y", "-d", MINION)
-    assert keys(drill)["minions"] == []
-    drill.master("saltern", "restore", "--force", "/root/kept.tar.gz", timeout=INSTALL_SECONDS)
-    wait_for(drill.answers, 300, "the minion answers the restored master")
-    assert known(drill) == key == offered(drill)
-    assert minion_process(drill) == process
-    aside = drill.master("sh", "-c", "ls -d /var/lib/saltern/saltern.before-*").split()
-    assert len(aside) == 1
+    refused = there.bare.run(ELSEWHERE, "saltern", "move-machines", "--key", "/root/none", OTHER)
+    assert refused.returncode == 1
+    assert f"not moved; run it again with: {OTHER}" in refused.stderr
+    said = there.master("saltern", "move-machines", "--key", "/root/key")
+    assert f"1 machines go to {address}" in said
+    wait_for(lambda: there.answers(OTHER), 180, "the machine answers the master at the new address")
+    there.master("saltern", "leave", OTHER)
+    assert keys(there)["minions"] == [MINION]

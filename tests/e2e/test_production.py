@@ -17,16 +17,23 @@ import yaml
 from bare_machines import SOURCE, Bare, bare_machines
 from cloud_region import Region
 from fleet_commands import wait_for
+from saltern import secrets, signing
+from saltern.local import machine
 
-MASTER = "ops2"
+MASTER, SECOND = "ops2", "ops3"
 MACHINES = ("proxy1", "redis1", "prod1", "staging1", "ops1")
 TOKEN = "DIGITALOCEAN_TOKEN=a token"
 PKI = "/var/lib/saltern/saltern/pki/master"
 # A port of this host that its machines may reach: nobody's here, no master runs on it.
 API_PORT = 4506
 STEP_SECONDS = 900
-# What a host that runs all of it at once does to beacons is no news.
-CALM = (("beacons.sls", "high: 50", "high: 100"), ("scaling.sls", "auto: true", "auto: false"))
+# What a host that runs all of it at once does to beacons is no news; and rented machines take their time.
+CALM = (
+    ("beacons.sls", "high: 50", "high: 100"),
+    ("scaling.sls", "auto: true", "auto: false"),
+    ("scaling.sls", "serve_s: 180", "serve_s: 900"),
+    ("scaling.sls", "configure_s: 60", "configure_s: 300"),
+)
 
 
 @dataclass
@@ -48,8 +55,8 @@ class Production:
         """The instances that have registered with a release."""
         return {each["id"] for each in self.status()["machines"] if each["release"]}
 
-    def answering(self) -> set[str]:
-        done = self.bare.run(MASTER, "salt", "--out=json", "--static", "-t", "10", "*", "test.ping")
+    def answering(self, master: str = MASTER) -> set[str]:
+        done = self.bare.run(master, "salt", "--out=json", "--static", "-t", "10", "*", "test.ping")
         answer = json.loads(done.stdout) if done.stdout.startswith("{") else {}
         return {name for name, value in answer.items() if value is True}
 
@@ -198,6 +205,165 @@ def test_a_master_that_is_lost_is_restored_elsewhere_and_nobody_notices(producti
     production.master("salt-cloud", "-y", "-a", "stop", "staging1")
     states = {each["id"]: each["state"] for each in production.status()["machines"]}
     assert states == dict.fromkeys(MACHINES, "running") | {"staging1": "stopped"}
+
+
+# Two masters -----------------------------------------------------------------------------------------------------
+
+
+# What the other master would do about an event that both heard it does by then.
+SETTLE_SECONDS = 3
+STATE = "/var/lib/saltern/saltern"
+HIGH = {"percent": 97.0, "high": 50, "low": 40, "since": 1.0}
+
+
+def run_on(production: Production, master: str, *command: str) -> str:
+    return production.bare.do(master, *command, timeout=STEP_SECONDS)
+
+
+def notes(production: Production, master: str) -> list[str]:
+    told = production.bare.run(master, "saltern", "status", "--json", timeout=STEP_SECONDS)
+    return json.loads(told.stdout)["notes"] if told.returncode == 0 else []
+
+
+def leads(production: Production, master: str) -> bool:
+    """It leads, and nothing is wrong with the other."""
+    return notes(production, master) == ["this master leads"]
+
+
+def known(production: Production, master: str) -> str:
+    """What a master knows: its own key, its minions', the fleet's secrets and machines."""
+    shared = (
+        f"cd {STATE} && cat secrets.json pki/master/master.pem pki/master/minions/* machines/*/machine.json"
+    )
+    return run_on(production, master, "sh", "-c", shared)
+
+
+def journalled(production: Production, master: str, kind: str) -> int:
+    tail = ("salt-run", "--out=json", "journal.tail", f"kind={kind}", "count=1000")
+    return len(json.loads(run_on(production, master, *tail)))
+
+
+def staging_is_hot(production: Production, master: str) -> None:
+    """staging1's minion is given what its beacon would say, and tells all masters, as it does with every beacon."""
+    kept = json.loads((production.bare.root(master) / STATE.lstrip("/") / "secrets.json").read_text())
+    tag = "salt/beacon/staging1/cpu/high"
+    payload = signing.sign(secrets.event_key(kept["events"], "staging1"), "staging1", tag, HIGH)
+    said = {"beacons": [{"tag": tag, "data": {**payload, "id": "staging1"}, "beacon_name": "cpu"}]}
+    run_on(production, master, "salt", "staging1", "event.fire", json.dumps(said), "__beacons_return")
+
+
+def turned_off_once(production: Production, master: str) -> None:
+    """A canary that is on is turned off by what staging1 feels, and that is one line in the journal."""
+    before = journalled(production, master, "canary.off")
+    run_on(production, master, "salt-run", "canary.on")
+    staging_is_hot(production, master)
+    wait_for(lambda: journalled(production, master, "canary.off") > before, 180, "the canary is off")
+    time.sleep(SETTLE_SECONDS)
+    assert journalled(production, master, "canary.off") == before + 1
+
+
+def trusted(production: Production) -> None:
+    """Root of each master may log in to the other."""
+    keys = {}
+    for name in (MASTER, SECOND):
+        run_on(production, name, "apt-get", "-qy", "--no-install-recommends", "install", "openssh-server")
+        ssh = production.bare.root(name) / "root/.ssh"
+        if not (ssh / "id_ed25519").exists():
+            run_on(
+                production, name, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519"
+            )
+        (ssh / "known_hosts").unlink(missing_ok=True)
+        keys[name] = (ssh / "id_ed25519.pub").read_text()
+    for name, other in ((MASTER, SECOND), (SECOND, MASTER)):
+        (production.bare.root(name) / "root/.ssh/authorized_keys").write_text(keys[other])
+
+
+@pytest.fixture(scope="module")
+def second(production: Production) -> str:
+    """A second master beside the first, as docs/production.md tells; its address."""
+    bare = production.bare
+    address = bare.make(SECOND, memory=1536)
+    bare.checkout(SECOND)
+    trusted(production)
+    production.master("saltern", "install-master", "--peer", address)
+    production.master("saltern", "backup", "/root/second.tar.gz")
+    kept = (bare.root(MASTER) / "root/second.tar.gz").read_bytes()
+    (bare.root(SECOND) / "root/second.tar.gz").write_bytes(kept)
+    run_on(
+        production, SECOND, f"{SOURCE}/saltern", "restore", "/root/second.tar.gz",
+        "--address", address, "--peer", production.address,
+    )  # fmt: skip
+    production.master("salt-cloud", "-y", "-a", "start", "staging1")
+    wait_for(lambda: production.answering() == set(MACHINES), 300, "every minion answers the first master")
+    production.master("salt", "*", "state.apply", "common", "queue=True")
+    return address
+
+
+def test_a_second_master_knows_what_the_first_does_and_each_has_every_machine_in_its_hands(
+    production: Production, second: str
+):
+    for name in (MASTER, SECOND):
+        wait_for(lambda name=name: production.answering(name) == set(MACHINES), 600, f"all answer {name}")
+    wait_for(lambda: leads(production, MASTER), 180, "the first master leads, and shares")
+    assert known(production, SECOND) == known(production, MASTER)
+    assert notes(production, SECOND) == [f"{production.address} leads"]
+    for name in (MASTER, SECOND):
+        said = json.loads(
+            run_on(production, name, "salt", "--out=json", "staging1", "state.apply", "common", "queue=True")
+        )
+        assert {each["result"] for each in said["staging1"].values()} == {True}
+        assert not any(each["changes"] for each in said["staging1"].values())
+    refused = production.bare.run(SECOND, "saltern", "leave", "prod1")
+    assert "saltern: leave: another master leads (`saltern status` says which); do it there" in refused.stderr
+    run_on(
+        production,
+        MASTER,
+        "sh",
+        "-c",
+        f"cp {STATE}/pki/master/minions/prod1 {STATE}/pki/master/minions/prod9",
+    )
+    wait_for(lambda: known(production, SECOND) == known(production, MASTER), 180, "an accepted key is both's")
+    run_on(production, MASTER, "rm", f"{STATE}/pki/master/minions/prod9")
+    wait_for(
+        lambda: known(production, SECOND) == known(production, MASTER), 180, "a key taken back is both's"
+    )
+    turned_off_once(production, SECOND)
+
+
+def test_a_master_is_lost_and_the_other_answers_once_and_no_visitor_notices(
+    production: Production, second: str
+):
+    bare = production.bare
+    with Visitors(proxy(production)) as visitors:
+        wait_for(lambda: len(visitors.answers) > 20, 60, "visitors are served")
+        lost = time.monotonic()
+        machine.stop(bare.fleet, MASTER, orderly=False)
+        wait_for(lambda: "this master leads" in notes(production, SECOND), 180, "the second master leads")
+        print(f"the second master led {time.monotonic() - lost:.0f} s after the first was gone")
+        turned_off_once(production, SECOND)
+        # It has the cloud in its hands, and the first one's wishes are its own: one machine, wished for once.
+        run_on(production, SECOND, "salt-run", "scale.out", "prod", "wait=600")
+    assert set(visitors.answers) == {200}
+    assert production.region.names() == sorted((*MACHINES, "prod2"))
+
+
+def test_the_first_one_back_follows_and_is_told_what_it_missed(production: Production, second: str):
+    machine.start(production.bare.fleet, MASTER)
+    wait_for(lambda: leads(production, SECOND), 300, "the second master leads on, and shares")
+    wait_for(lambda: known(production, MASTER) == known(production, SECOND), 300, "the first knows of prod2")
+    everyone = {*MACHINES, "prod2"}
+    wait_for(lambda: production.answering() == everyone, 600, "every machine answers the first one again")
+    turned_off_once(production, MASTER)
+    assert notes(production, MASTER) == [f"{second} leads"]
+
+
+def test_a_master_may_leave_and_the_other_leads_alone(production: Production, second: str):
+    production.bare.destroy(SECOND)
+    wait_for(lambda: "this master leads" in notes(production, MASTER), 300, "the first leads")
+    production.master("saltern", "install-master", "--peer", "")
+    assert notes(production, MASTER) == []
+    assert production.bare.run(MASTER, "systemctl", "is-active", "saltern-share").returncode != 0
+    production.master("salt-cloud", "-y", "-d", "prod2")
 
 
 def test_down_ends_every_machine_and_the_master_stays(production: Production):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,6 +79,57 @@ def test_instances_are_drained_and_put_back_from_the_command_line(live: Live) ->
             back = runner(live, "fleet.ready", name, "wait=60")
             assert back["instance"]["phase"] == "ready", back
     wait_for(lambda: len(live.instances_seen()) == 6, 30, "all six instances serve")
+
+
+class Stream(threading.Thread):
+    """One stream of changes through the proxy, read to its end."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__(daemon=True)
+        self.link = http.client.HTTPConnection(live.product.split("/")[2], timeout=60)
+        self.link.request("GET", "/api/changes", headers={"X-Saltern-Canary": "never"})
+        self.answer = self.link.getresponse()
+        self.machine = self.answer.getheader("X-Saltern-Instance")
+        self.error = ""
+        assert self.answer.status == 200
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while self.answer.readline():
+                pass
+        except (OSError, http.client.HTTPException) as error:
+            self.error = repr(error)
+
+    def close(self) -> None:
+        # What still reads is woken by it.
+        self.link.sock.shutdown(socket.SHUT_RDWR)
+        self.join(60)
+        self.link.close()
+
+
+def test_streams_end_by_themselves_where_a_machine_is_drained_and_hold_up_nobody(live: Live) -> None:
+    streams = [Stream(live) for _ in range(5)]
+    leaves = streams[0].machine
+    try:
+        out = runner(live, "fleet.drain", leaves, "wait=60")
+        assert (out["instance"]["phase"], out["cut"]) == ("idle", []), out
+        gone = [stream for stream in streams if stream.machine == leaves]
+        for stream in gone:
+            stream.join(60)
+        assert not any(stream.is_alive() for stream in gone)
+        # Not cut: the last piece was there.
+        assert [stream.error for stream in gone] == [""] * len(gone)
+        # Nobody else's ended: what they read is over when they are closed.
+        assert all(stream.is_alive() for stream in streams if stream not in gone)
+        again = Stream(live)
+        assert again.machine != leaves
+        again.close()
+    finally:
+        runner(live, "fleet.ready", leaves, "wait=60")
+        for stream in streams:
+            if stream.is_alive():
+                stream.close()
 
 
 def test_an_instance_in_maintenance_may_be_stopped_and_started_under_load(live: Live) -> None:

@@ -23,7 +23,7 @@ from saltern.rolling import Roller
 
 QUICK: Mapping[str, Any] = {
     "min_healthy_s": 0.02, "steady_s": 0.02, "drain_s": 1, "apply_s": 5, "serve_s": 0.3,
-    "gates": {"alerts": ["MachineLost"], "wait_s": 0.3, "errors_percent": 1.0, "errors_min": 5},
+    "gates": {"alerts": ["MachineLost"], "roles": ["prod"], "wait_s": 0.3, "errors_percent": 1.0, "errors_min": 5},
     "rollback": {"batch": "40%", "max_unavailable": "40%", "min_healthy_s": 0.02, "steady_s": 0.02},
 }  # fmt: skip
 
@@ -79,6 +79,7 @@ class Machines:
         self.differs: dict[str, list[str]] = {}
         """What of a machine is not as its states say, besides the release."""
         self.deaf: set[str] = set()
+        self.looked: set[str] = set()
         self.hurried: list[str] = []
         """Whose product was ended at once although it was not idle."""
         self.sick: set[tuple[str, str]] = set()
@@ -116,6 +117,7 @@ class Machines:
 
     def look(self, ids: Sequence[str], seconds: float, alive: Callable[[], None]) -> dict[str, list[str]]:
         with self._crashing("look"):
+            self.looked |= {*ids}
             return {id_: self.differs.get(id_, []) for id_ in ids if id_ not in self.deaf}
 
     def switch(

@@ -123,7 +123,7 @@ def test_without_boto3_it_is_said_how_to_get_it(settings, monkeypatch):
 
 
 def test_what_the_master_lost_is_had_back_and_what_nobody_has_is_said(fleet, endpoint):
-    assert bucket.keep(fleet, ONE) is True and bucket.keep(fleet, ONE) is False
+    assert bucket.keep(fleet, [ONE]) == [ONE.id] and bucket.keep(fleet, [ONE]) == []
     assert bucket.restore(fleet, ONE) is False
     (fleet.files / ONE.file).unlink()
     assert bucket.restore(fleet, ONE) is True
@@ -131,15 +131,16 @@ def test_what_the_master_lost_is_had_back_and_what_nobody_has_is_said(fleet, end
     other = Artifact("r000000000000", "0" * 64, "artifacts/r000000000000.tar.gz")
     with pytest.raises(SalternError, match="r000000000000"):
         bucket.restore(fleet, other)
-    with pytest.raises(SalternError, match="is gone"):
-        bucket.keep(fleet, other)
+    # What the master lost is no reason to keep the others nowhere else.
+    raw(endpoint).delete_object(Bucket="artifacts", Key=KEY)
+    assert bucket.keep(fleet, [other, ONE, ONE]) == [ONE.id]
 
 
 def test_a_fleet_without_a_bucket_keeps_nothing_there_and_says_so_when_one_is_needed(make_fleet, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
     made = make_fleet({"ops1": "127.0.0.1"})
     artifact.store(made, ONE, CONTENT)
-    assert bucket.keep(made, ONE) is False and bucket.restore(made, ONE) is False
+    assert bucket.keep(made, [ONE]) == [] and bucket.restore(made, ONE) is False
     (made.files / ONE.file).unlink()
     with pytest.raises(SalternError, match=r"pipeline\.bucket names no bucket"):
         bucket.restore(made, ONE)

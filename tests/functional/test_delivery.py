@@ -146,6 +146,7 @@ def test_what_is_kept_goes_into_the_bucket_too_and_one_that_is_away_holds_up_no_
         "bucket", {"release": RELEASE, "sha256": SHA256, "platform": "any"},
     )  # fmt: skip
     assert upload.pool != intents(client)[0].pool
+    assert facts["keep"] == {"kept": RELEASE, "forgotten": []}
     with pytest.raises(SalternError, match=f"bucket artifacts: {RELEASE}"):
         carry_out(fleet, client, upload, [])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -176,3 +177,22 @@ def test_a_drain_goes_on_where_it_was_after_the_controller_was_restarted(fleet: 
     await_phase(fleet, "prod1", "idle")
     assert long.end().instance == "prod2", "cut on prod1, and repeated"
     assert began() == before
+
+
+def test_a_server_is_told_that_it_drains_by_the_proxys_checks_and_by_nobody_else(fleet: Stand) -> None:
+    link = http.client.HTTPConnection("127.0.0.1", fleet.ports["prod1"], timeout=PATIENCE)
+
+    def share() -> str:
+        """What came of all that is new, as the last check said: its own weight of everybody's."""
+        said = ask(link, "/told").body.partition("|")[0]
+        return dict(part.partition("=")[::2] for part in said.split("; ")).get("weight", "")
+
+    until(lambda: share() == "1/2", "told of its half")
+    fleet.registry.want("prod1", "drain", by="test")
+    until(lambda: share() == "0/1", "told that nobody new comes")
+    fleet.registry.want("prod1", "ready", by="test")
+    until(lambda: share() == "1/2", "told that it is back")
+    link.close()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", fleet.port, timeout=PATIENCE)) as public:
+        forged = {"X-Haproxy-Server-State": "UP; name=prod/p1; weight=0/1"}
+        assert ask(public, "/told", forged).body.endswith("|")

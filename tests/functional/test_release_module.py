@@ -105,6 +105,24 @@ def test_a_release_is_put_once_whole_compiled_and_readable_and_the_fetched_file_
     assert not list(machine.folder.glob("cached-*"))
 
 
+def test_what_is_the_same_as_in_the_release_that_runs_is_not_compiled_again(machine):
+    # Of the same size and, as all that is packed, of the same time: only the bytes tell.
+    one, two = machine.make("X = 1\n"), machine.make("X = 2\n")
+    machine.module.switch(*one)
+    machine.module.put(*two)
+    old, new = (machine.root / "releases" / each[0] for each in (one, two))
+    same, changed = (
+        [next(home.rglob(f"{stem}.*.pyc")) for home in (old, new)] for stem in ("__init__", "code")
+    )
+    assert same[0].samefile(same[1]) and not changed[0].samefile(changed[1])
+    said = subprocess.run(
+        [sys.executable, "-B", "-v", "-c", "import app.code; print(app.code.X)"],
+        env={"PYTHONPATH": str(new)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said.stdout.split() == ["2"]
+    assert said.stderr.count(f"# code object from '{new}/app/__pycache__") == 2
+
+
 def test_half_a_release_is_put_again(machine):
     one = machine.make()
     half = machine.root / "releases" / one[0]

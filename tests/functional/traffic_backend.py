@@ -4,8 +4,9 @@
 
 It claims to be someone else in every header the proxy sets, which must never reach a client. ``/health`` says
 200, ``/held`` is answered once ``/let-go`` was asked for, ``/mode?status=500`` makes every later answer (not
-/health) that status, ``/mode?health=503`` the same for /health, ``/upgrade`` switches protocols and echoes. The
-body is the name.
+/health) that status, ``/mode?health=503`` the same for /health, ``/upgrade`` switches protocols and echoes,
+``/told`` says what the last health check said of this server, and then what its own request does. The body of all
+others is the name.
 """
 
 from __future__ import annotations
@@ -22,12 +23,18 @@ class Product(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     mode = {"status": 200, "health": 200}  # noqa: RUF012 - one process, one mode
     let_go = threading.Event()
+    told = ""
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        said = self.headers.get("X-Haproxy-Server-State", "")
+        if url.path == "/told":
+            return self.answer(200, f"{self.told}|{said}")
         if url.path == "/health":
+            # Production's servers are also listed, and looked at, as the canary's last resort.
+            type(self).told = said if "name=prod/" in said else self.told
             return self.answer(self.mode["health"])
         if url.path == "/mode":
             self.mode.update({name: int(value) for name, value in query.items()})
@@ -42,8 +49,8 @@ class Product(BaseHTTPRequestHandler):
 
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
-    def answer(self, status: int) -> None:
-        body = self.server.name.encode()
+    def answer(self, status: int, text: str = "") -> None:
+        body = (text or self.server.name).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         for name in ("Instance", "Pool", "Release"):

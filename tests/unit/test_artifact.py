@@ -211,6 +211,41 @@ def test_disks_keep_the_last_few_that_ran_what_shall_run_and_what_is_pinned(pinn
     assert artifact.staying(kept("r1", "r2", "r3", "r4", pinned=pinned), ran, wanted, last) == stay
 
 
+@pytest.mark.parametrize(
+    ("pinned", "ran", "wanted", "last", "newest", "gone"),
+    [
+        ("", {}, [], 1, 4, []),
+        ("", {}, [], 1, 2, ["r1", "r2"]),
+        ("r1", {}, [], 1, 2, ["r2"]),
+        ("", {"prod": ["r1", "r2"]}, ["r2"], 1, 1, ["r1", "r3"]),
+        ("", {"prod": ["r1", "r2"]}, ["r2"], 2, 1, ["r3"]),
+        ("", {"prod": ["r2"]}, ["r2", "r1"], 1, 2, []),
+    ],
+)
+def test_what_is_old_runs_nowhere_and_did_not_run_lately_is_forgotten(
+    pinned, ran, wanted, last, newest, gone
+):
+    found = artifact.collectable(kept("r1", "r2", "r3", "r4", pinned=pinned), ran, wanted, last, newest)
+    assert found == gone
+
+
+def test_old_releases_leave_the_hosts_disk_but_not_one_that_is_asked_for(fleet):
+    for name in ("r1", "r2", "r3", "r4"):
+        artifact.store(fleet, release(name), b"x")
+        artifact.keep(fleet, release(name))
+    artifact.want(fleet, {"prod": release("r3")})
+    # The fixture's own release is the oldest.
+    assert artifact.collect(fleet, 1, 1, ["r1", ""])[-1:] == ["r2"]
+    # What the canary has had from the beginning is there too.
+    assert [*artifact.known(fleet)][-3:] == ["r1", "r3", "r4"]
+    assert sorted(path.name for path in fleet.files.rglob("*.tar.gz")) == [
+        "r1.tar.gz",
+        "r3.tar.gz",
+        "r4.tar.gz",
+    ]
+    assert artifact.collect(fleet, 1, 1, ["r1"]) == []
+
+
 def test_a_release_that_is_forgotten_is_in_no_table_and_on_no_disk_of_the_host(fleet):
     for name in ("r1", "r2", "r1"):
         artifact.want(fleet, {"prod": release(name)})

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from saltern import master, members, secrets
+from saltern import master, members, pillar, secrets
 from saltern.errors import SalternError
-from saltern.fleet import REPOSITORY, Fleet, choose
+from saltern.fleet import CLOUDS, REPOSITORY, Fleet, choose
 from saltern.production import backup, install, place, releases
 from saltern.production.install import Facts, Wanted, choose_address, refusal, settled
 
@@ -255,10 +255,35 @@ def test_a_command_is_run_by_the_release_in_use_and_salts_by_the_masters_user(in
     assert "setpriv" not in made[place.COMMANDS / "saltern"].text
 
 
+def test_masters_that_have_peers_share_and_their_machines_know_all(installed, tmp_path, monkeypatch):
+    monkeypatch.setattr(pillar, "_as_pillar", lambda *release: {})
+    one = dataclasses.replace(installed, known_as="", peers=("10.110.0.7",))
+    made = place.files(one, tmp_path, (22,), "198.51.100.0/24")
+    assert place.SHARE_UNIT in made
+    assert "ip saddr { 10.110.0.7 } tcp dport { 22 } accept" in made[place.FIREWALL].text
+    files = master.configuration(one)
+    both = ["10.110.0.2", "10.110.0.7"]
+    assert yaml.safe_load(files["cloud"])["minion"]["master"] == both
+    assert yaml.safe_load(files["cloud.providers.d/digitalocean.conf"])["digitalocean"]["minion"] == {
+        "master": both
+    }
+    other = dataclasses.replace(one, address="10.110.0.7", peers=("10.110.0.2",))
+    told = [pillar.for_machine(each, "prod1")["fleet"] for each in (one, other)]
+    assert told[0] == told[1]
+    assert told[0]["masters"] == both
+    assert settled(one, Wanted(peers=()), WELL).peers == ()
+    assert settled(one, Wanted(), WELL).peers == ("10.110.0.7",)
+    with pytest.raises(SalternError, match="machines know several masters by their addresses"):
+        settled(installed, Wanted(peers=("10.110.0.7",)), WELL)
+    for wrong in ("10.110.0.2", "10.99.0.1", "x"):
+        with pytest.raises(SalternError, match="not the IPv4 address of another machine"):
+            dataclasses.replace(one, peers=(wrong,))
+
+
 # Configuration of clouds --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cloud", ["digitalocean", "ec2", "azure"])
+@pytest.mark.parametrize("cloud", CLOUDS[1:-1])
 def test_a_fleets_cloud_is_one_word_and_its_profiles_keep_their_names(installed, cloud, fleet):
     rented = dataclasses.replace(installed, cloud=cloud)
     files = master.configuration(rented)

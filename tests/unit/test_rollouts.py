@@ -242,6 +242,25 @@ def test_before_each_group_gates_decide(changes, sight, found):
 
 
 @pytest.mark.parametrize(
+    ("name", "subject", "holds"),
+    [
+        ("MemoryHigh", "prod9", True),
+        ("MemoryHigh", "redis1", True),
+        ("CpuHigh", "prod9", False),
+        # A build on ops1 that takes memory keeps nobody from rolling out what was built.
+        ("MemoryHigh", "ops1", False),
+        ("MachineLost", "ops1", False),
+        # What is rolled over matters, whatever it is.
+        ("MemoryHigh", "ops2", True),
+        # What is no machine is everybody's.
+        ("MachineLost", "the fleet", True),
+    ],
+)
+def test_an_alert_holds_a_roll_where_its_machine_matters(name, subject, holds):
+    assert rollouts.holds(a_plan("prod1", "ops2"), SETTINGS, name, subject) is holds
+
+
+@pytest.mark.parametrize(
     ("changes", "found"),
     [
         ({}, Gate(stop="nothing more is rolled now: the fair")),

@@ -18,7 +18,8 @@ from product.config import Config, ConfigError
 from product.flags import COOKIE, COOKIE_SECONDS, Features, Flags, visitor_of
 from product.items import Change, Conflict, NoSuchItem, Refused
 from product.page import Draft
-from product.store import Store, Unavailable
+from product.store import Reading, Store, Unavailable
+from product.streams import Streams
 
 MAX_BODY = 16 * 1024
 """Largest request body read, in bytes: the longest title, percent-encoded, is below 3 KiB."""
@@ -63,7 +64,10 @@ class BadBody(Refused):
 
 
 def create_app(settings: Config, store: Store | None = None, flags: Flags | None = None) -> Bottle:
-    """The WSGI application over one store and its flags, by default those that ``settings`` names, started."""
+    """The WSGI application over one store and its flags, by default those that ``settings`` names, started.
+
+    Its ``streams`` are for whoever ends it.
+    """
     if store is None:
         store = Store(settings.redis, settings.state_dir)
         store.start()
@@ -71,9 +75,12 @@ def create_app(settings: Config, store: Store | None = None, flags: Flags | None
         flags = Flags(settings)
         flags.start()
     app = Bottle()
+    # The other threads answer.
+    app.streams = Streams(settings.threads // 2)
     app.default_error_handler = _error
     _probes(app, settings, store, flags)
     _api(app, store, flags)
+    _changes(app, store, flags)
     _pages(app, settings, store, flags)
     return app
 
@@ -88,6 +95,7 @@ def _probes(app: Bottle, settings: Config, store: Store, flags: Flags) -> None:
         All instances share one Redis: taking one out of traffic because Redis is away would take out all of
         them, and with them the readers who are still served.
         """
+        app.streams.heard(request.get_header("X-Haproxy-Server-State"))
         up = store.ping(HEALTH_BUDGET)
         known = store.known
         following = flags.status
@@ -168,6 +176,25 @@ def _api(app: Bottle, store: Store, flags: Flags) -> None:
             return HTTPResponse(status=204, headers=COMMON_HEADERS)
 
         return answer(work)
+
+
+def _changes(app: Bottle, store: Store, flags: Flags) -> None:
+    @app.get("/api/changes")
+    def changes() -> HTTPResponse:
+        """Server-sent events: the entity tag that ``/api/items`` has for this visitor now, and whenever it changes.
+
+        204, by which a browser knows not to come back at once, where there is no room or this instance is to leave.
+        """
+        visitor = visitor_of(request.cookies)
+
+        def tag() -> str:
+            # The keeper compares the known list with Redis twice a second: streams cost Redis nothing.
+            return page.mark(Reading(store.known, store.trouble is None), flags.features(visitor))
+
+        stream = app.streams.stream(tag)
+        if stream is None:
+            return HTTPResponse(status=204, headers=COMMON_HEADERS)
+        return HTTPResponse(stream, 200, {**COMMON_HEADERS, "Content-Type": "text/event-stream"})
 
 
 def _pages(app: Bottle, settings: Config, store: Store, flags: Flags) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 DEFAULT_PATH = "/etc/product/config.json"
 POOLS = ("prod", "canary")
+THREADS = 8
 RELEASE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 INSTANCE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:\[\]/@]+):(?P<port>[0-9]{1,5})")
@@ -46,7 +47,8 @@ class SentinelSettings:
 class Config:
     """Everything that differs from one running instance to the next.
 
-    ``flags`` are the same servers, entered as whoever may read the flags.
+    ``flags`` are the same servers, entered as whoever may read the flags; ``threads`` is how many requests are worked
+    on at once.
     """
 
     redis: RedisSettings
@@ -55,15 +57,19 @@ class Config:
     pool: str
     state_dir: Path
     release: str = "dev"
+    threads: int = THREADS
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Config:
-    """Read the file named by ``PRODUCT_CONFIG`` and the release id in ``PRODUCT_RELEASE``.
+    """Read the file named by ``PRODUCT_CONFIG``, and what ``PRODUCT_RELEASE`` and ``PRODUCT_THREADS`` say.
 
     Raises:
         ConfigError: the file is missing, unreadable or not JSON, or a value in it is wrong.
     """
     path = environ.get("PRODUCT_CONFIG") or DEFAULT_PATH
+    threads = environ.get("PRODUCT_THREADS", str(THREADS))
+    if not re.fullmatch(r"[1-9][0-9]?", threads):
+        raise ConfigError(f"PRODUCT_THREADS: {threads!r} is not a number from 1 to 99")
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -73,7 +79,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Config:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error}); write one JSON object") from error
     try:
-        return parse(document, environ.get("PRODUCT_RELEASE") or "dev")
+        return replace(parse(document, environ.get("PRODUCT_RELEASE") or "dev"), threads=int(threads))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 

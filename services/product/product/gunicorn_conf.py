@@ -4,22 +4,20 @@ Changed by the environment: PRODUCT_BIND, PRODUCT_THREADS, PRODUCT_GRACEFUL_SECO
 """
 
 import os
-import re
 
 from product.config import ConfigError, load
 
-
-def _threads(text: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]?", text):
-        raise SystemExit(f"product: PRODUCT_THREADS: {text!r} is not a number from 1 to 99")
-    return int(text)
-
+# Before gunicorn does or says anything: one line and an exit code, not a worker that dies at every try.
+try:
+    settings = load()
+except ConfigError as error:
+    raise SystemExit(f"product: {error}") from error
 
 bind = os.environ.get("PRODUCT_BIND", "0.0.0.0:8080")
 
 # One process a machine: the fleet scales by machines. Threads wait for Redis, so a few more than cores.
 workers = 1
-threads = _threads(os.environ.get("PRODUCT_THREADS", "8"))
+threads = settings.threads
 worker_class = "product.worker.DrainingThreadWorker"
 
 # HAProxy drops idle connections to a server soon after it needs them (pool-purge-delay, 5 s by default) and
@@ -47,9 +45,3 @@ control_socket_disable = True
 # Only plain HTTP/1.1 from the proxy, at a title's length.
 limit_request_line = 2048
 limit_request_fields = 64
-
-# Here, before gunicorn does or says anything: one line and an exit code, not a worker that dies at every try.
-try:
-    load()
-except ConfigError as error:
-    raise SystemExit(f"product: {error}") from error

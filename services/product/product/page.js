@@ -104,7 +104,31 @@
     }
   }
 
+  // Told of changes while a stream is open; where there is none, it is asked for them now and then.
+  let stream = null;
+  function listen() {
+    if (document.hidden || (stream && stream.readyState !== EventSource.CLOSED)) return;
+    stream = new EventSource("/api/changes");
+    stream.addEventListener("change", (event) => {
+      if (event.data !== byId("list").dataset.mark) refresh();
+    });
+  }
+
+  function look() {
+    if (document.hidden) {
+      // A page that nobody sees keeps no place that another could have.
+      if (stream) stream.close();
+      return;
+    }
+    listen();
+    if (stream.readyState !== EventSource.OPEN) refresh();
+  }
+
   if (location.search) history.replaceState(null, "", "/");
-  setInterval(refresh, REFRESH);
-  document.addEventListener("visibilitychange", refresh);
+  listen();
+  setInterval(look, REFRESH);
+  document.addEventListener("visibilitychange", () => {
+    look();
+    refresh();
+  });
 })();

@@ -16,7 +16,7 @@ LINGER_READ = 65536
 
 
 class DrainingThreadWorker(ThreadWorker):
-    """Differs from the stock worker in two points, both about ends.
+    """Differs from the stock worker in three points, all about ends.
 
     The stock worker, told to stop, leaves the listening socket open, unread, until its last request is
     answered: clients go on connecting meanwhile, and all of them are reset at the end. Here, on the way out,
@@ -25,6 +25,8 @@ class DrainingThreadWorker(ThreadWorker):
 
     The stock worker, having sent its last answer on a connection, waits up to two seconds for the client to
     hang up, and nothing else is accepted or read meanwhile. Here that wait is one entry in the event loop.
+
+    And streams, which would not end by themselves, are ended.
     """
 
     def init_process(self) -> None:
@@ -37,6 +39,7 @@ class DrainingThreadWorker(ThreadWorker):
         super().set_accept_enabled(enabled)
         if enabled or self.alive:
             return
+        self.wsgi.streams.end()
         for listener in self.sockets:
             with selectors.DefaultSelector() as queue:
                 queue.register(listener, selectors.EVENT_READ)

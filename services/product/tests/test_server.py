@@ -1,5 +1,6 @@
 """The product as it runs on a machine: gunicorn over a real socket, stopped, killed and started again."""
 
+import http.client
 import json
 import signal
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from product.config import THREADS
 
 pytestmark = pytest.mark.functional
 
@@ -123,6 +125,58 @@ def test_clients_that_do_not_hang_up_hold_nobody_else_up(make_product):
     for connection in lingering:
         assert read_all(connection)[9:12] == b"200"
         connection.close()
+
+
+def opened(product) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    connection = product.connect()
+    connection.request("GET", "/api/changes")
+    return connection, connection.getresponse()
+
+
+def told(stream: http.client.HTTPResponse) -> bytes:
+    """The next thing a stream says: an entity tag; nothing when it has ended as it should."""
+    while line := stream.readline():
+        if line.startswith(b"data: "):
+            return line[6:].strip()
+    return b""
+
+
+def test_a_stream_tells_of_every_change_until_the_proxy_sends_nobody_new(make_product):
+    product = make_product()
+    connection, stream = opened(product)
+    assert (stream.status, stream.getheader("Content-Type")) == (200, "text/event-stream")
+    assert told(stream).decode() == product("GET", "/api/items").headers["Etag"]
+    product.add("See the sea")
+    assert told(stream).decode() == product("GET", "/api/items").headers["Etag"]
+    ready, leaves = ({"X-Haproxy-Server-State": f"UP; name=prod/p1; node=x; weight={n}/3"} for n in (1, 0))
+    assert product("GET", "/health", **leaves).status == 200
+    assert told(stream) == b""
+    assert product("GET", "/api/changes").status == 204
+    assert product("GET", "/health", **ready).status == 200
+    again, stream = opened(product)
+    assert told(stream)
+    connection.close()
+    again.close()
+
+
+def test_streams_leave_half_of_the_threads_to_others(make_product):
+    product = make_product()
+    streams = [opened(product) for _ in range(THREADS // 2)]
+    assert product("GET", "/api/changes").status == 204
+    assert product.titles() == []
+    for connection, stream in streams:
+        assert told(stream)
+        connection.close()
+
+
+def test_a_process_that_ends_ends_its_streams_as_it_should(make_product):
+    product = make_product()
+    connection, stream = opened(product)
+    assert told(stream)
+    product.terminate()
+    assert told(stream) == b""
+    assert product.process.wait(20) == 0
+    connection.close()
 
 
 def test_a_chunked_body_is_read_once_and_right(make_product):

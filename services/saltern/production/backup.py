@@ -82,7 +82,8 @@ def worth_keeping(relative: PurePosixPath) -> bool:
     return parts[0] != "machines" or (len(parts) == 3 and parts[2] in OF_A_MACHINE)
 
 
-def _state(fleet: Fleet) -> Iterator[tuple[str, Path]]:
+def state_files(fleet: Fleet) -> Iterator[tuple[str, Path]]:
+    """Every file of the fleet's folder that is worth keeping, with the name that it has in a backup."""
     for folder, names, found in os.walk(fleet.state_dir):
         here = Path(folder).relative_to(fleet.state_dir)
         if here == Path():
@@ -110,7 +111,7 @@ def write(fleet: Fleet, code: Path, target: str, *, keep: int = 0) -> Path | Non
     # Read once: what changes meanwhile is in here as it was, and fits its sum.
     contents: dict[str, tuple[bytes, int]] = {}
     for name, path in [
-        *_state(fleet),
+        *state_files(fleet),
         *((f"{CODE}/{name}", code / name) for name in releases.contents(code)),
     ]:
         try:

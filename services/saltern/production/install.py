@@ -61,12 +61,14 @@ class Wanted:
     :ivar subnet: the network of its machines
     :ivar known_as: a name that machines are told instead of the address
     :ivar ssh_from: the network that may reach this machine's sshd; empty for everybody
+    :ivar peers: addresses of the fleet's other masters
     """
 
     address: str | None = None
     subnet: str | None = None
     known_as: str | None = None
     ssh_from: str | None = None
+    peers: tuple[str, ...] | None = None
 
 
 def look(fleet: Fleet) -> Facts:
@@ -164,6 +166,7 @@ def settled(fleet: Fleet, wanted: Wanted, facts: Facts) -> Fleet:
         cloud=kept.cloud if kept else NO_CLOUD,
         pillar_dir=place.CURRENT / "pillar",
         installed=True,
+        peers=fleet.peers if wanted.peers is None else wanted.peers,
     )
 
 
@@ -241,6 +244,10 @@ def _put(fleet: Fleet, wanted: Wanted, changed: list[str], tell: Tell) -> None:
         changed.append("the master's configuration")
     own(fleet.state_dir)
     tell("services")
+    if not fleet.peers and place.SHARE_UNIT.exists():
+        run(["systemctl", "disable", "--quiet", "--now", place.SHARE_SERVICE])
+        place.SHARE_UNIT.unlink()
+        changed.append(f"{place.SHARE_UNIT} is gone")
     run(["systemctl", "daemon-reload"])
     run(["systemctl", "enable", "--quiet", place.FIREWALL_SERVICE, SERVICE, f"{place.BACKUP_SERVICE}.timer"])
     run(["systemctl", "start", f"{place.BACKUP_SERVICE}.timer", place.FIREWALL_SERVICE])
@@ -250,6 +257,9 @@ def _put(fleet: Fleet, wanted: Wanted, changed: list[str], tell: Tell) -> None:
         run(["systemctl", "restart" if changed or restart else "start", SERVICE], timeout=ANSWER_SECONDS)
     except SalternError as error:
         raise SalternError(f"{SERVICE}: does not start: {_last_words()}") from error
+    if fleet.peers:
+        run(["systemctl", "enable", "--quiet", place.SHARE_SERVICE])
+        run(["systemctl", "restart" if changed or restart else "start", place.SHARE_SERVICE])
     tell(f"waiting for the master to answer at {fleet.gateway}")
     end = time.monotonic() + ANSWER_SECONDS
     while not master.answers(fleet):

@@ -15,10 +15,11 @@ UNITS = Path("/etc/systemd/system")
 FIREWALL = Path("/etc/saltern/master.nft")
 # Rules of the operator's own, read into the table.
 OWN_RULES = Path("/etc/saltern/master.nft.d")
+SHARE_UNIT = UNITS / "saltern-share.service"
 BACKUPS = Path("/var/backups/saltern")
 COMMANDS = Path("/usr/local/bin")
 TABLE = "saltern_master"
-FIREWALL_SERVICE, BACKUP_SERVICE = "saltern-firewall", "saltern-backup"
+FIREWALL_SERVICE, BACKUP_SERVICE, SHARE_SERVICE = "saltern-firewall", "saltern-backup", "saltern-share"
 MASTER_PORTS = (4505, 4506)
 # Salt's own commands, there to be typed with no flags.
 SALT_COMMANDS = ("salt", "salt-run", "salt-key", "salt-cloud", "salt-ssh", "salt-cp")
@@ -41,7 +42,7 @@ def files(fleet: Fleet, home: Path, ssh_ports: Sequence[int], ssh_from: str) -> 
     :param ssh_from: the network that may reach it; empty for everybody
     """
     made = {
-        FIREWALL: File(firewall(fleet.subnet, ssh_ports, ssh_from)),
+        FIREWALL: File(firewall(fleet.subnet, ssh_ports, ssh_from, fleet.peers)),
         UNITS / f"{SERVICE}.service": File(master_unit(fleet, home)),
         UNITS / f"{FIREWALL_SERVICE}.service": File(FIREWALL_UNIT),
         UNITS / f"{BACKUP_SERVICE}.service": File(backup_unit(fleet, home)),
@@ -49,13 +50,15 @@ def files(fleet: Fleet, home: Path, ssh_ports: Sequence[int], ssh_from: str) -> 
         Path("/etc/logrotate.d/saltern-master"): File(rotation(fleet)),
         COMMANDS / "saltern": File(command(fleet, home, "python -m saltern.cli"), 0o755),
     }
+    if fleet.peers:
+        made[SHARE_UNIT] = File(share_unit(fleet, home))
     as_user = f"setpriv --reuid={SERVICE_USER} --regid={SERVICE_USER} --init-groups "
     for name in SALT_COMMANDS:
         made[COMMANDS / name] = File(command(fleet, home, f"{name} -c {fleet.etc}", as_user), 0o755)
     return made
 
 
-def firewall(subnet: str, ssh_ports: Sequence[int], ssh_from: str) -> str:
+def firewall(subnet: str, ssh_ports: Sequence[int], ssh_from: str, peers: Sequence[str] = ()) -> str:
     """The table of an installed master: the fleet reaches Salt, operators reach ssh, nobody anything else.
 
     It is replaced in one step, and refuses nothing that this machine itself has asked for. Both kinds of ICMP go by
@@ -64,6 +67,7 @@ def firewall(subnet: str, ssh_ports: Sequence[int], ssh_from: str) -> str:
     ports = ", ".join(map(str, ssh_ports))
     who = f"ip saddr {ssh_from} " if ssh_from else ""
     salt = ", ".join(map(str, MASTER_PORTS))
+    others = f"        ip saddr {{ {', '.join(peers)} }} tcp dport {{ {ports} }} accept\n" if peers else ""
     return f"""#!/usr/sbin/nft -f
 # Written by `saltern install-master`. Rules of your own go into {OWN_RULES}/*.nft, one a line, such as
 #   tcp dport 9100 ip saddr 10.0.0.7 accept
@@ -79,7 +83,7 @@ table inet {TABLE} {{
         udp dport {{ 68, 546 }} accept
         {who}tcp dport {{ {ports} }} accept
         ip saddr {subnet} tcp dport {{ {salt} }} accept
-        include "{OWN_RULES}/*.nft"
+{others}        include "{OWN_RULES}/*.nft"
     }}
     chain forward {{
         type filter hook forward priority filter; policy drop;
@@ -181,6 +185,25 @@ Persistent=yes
 
 [Install]
 WantedBy=timers.target
+"""
+
+
+def share_unit(fleet: Fleet, home: Path) -> str:
+    """What brings the other masters what this one keeps, while this one leads. As root: the ssh key is root's."""
+    return f"""[Unit]
+Description=Other masters of fleet {fleet.name} know what this one does
+Documentation=file:{CURRENT}/docs/production.md
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Environment=SALTERN_HOME={home} HOME=/root
+ExecStart={CURRENT}/.venv/bin/python -m saltern.cli share --fleet {fleet.name}
+Restart=always
+RestartSec=2
+
+[Install]
+WantedBy=multi-user.target
 """
 
 
