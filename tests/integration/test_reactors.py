@@ -6,6 +6,7 @@ import json
 import time
 
 import pytest
+from host import end_reactor
 from saltern import secrets, signing
 from saltern.fleet import REPOSITORY
 from saltern.registry import Registry
@@ -200,10 +201,7 @@ def render(salt):
         return reactor.reactions(tag, data, [str(REPOSITORY / "reactor" / name)])
 
     yield of
-    reactor.minion.destroy()
-    reactor.minion.returners = reactor.minion.functions = reactor.minion.utils = (
-        None  # what its finalizer looks at
-    )
+    end_reactor(reactor)
 
 
 def test_a_machine_that_came_up_is_configured_and_no_other(render):

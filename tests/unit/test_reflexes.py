@@ -10,6 +10,7 @@ import salt.loader
 import salt.template
 import salt.utils.reactor
 import yaml
+from host import end_reactor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saltern.events import Event, Rejected
@@ -202,7 +203,7 @@ def test_the_reactor_hears_what_turns_the_canary_off_and_what_is_seldom(tmp_path
     text = (REPOSITORY / "etc/master").read_text().replace("${repository}", str(REPOSITORY))
     options["reactor"] = yaml.safe_load(text)["reactor"]
     reactor = salt.utils.reactor.Reactor(options)
-    request.addfinalizer(reactor.minion.destroy)
+    request.addfinalizer(lambda: end_reactor(reactor))
     for tag, expected in (
         ("salt/beacon/staging1/cpu/high", ["canary_off"]),
         ("salt/beacon/proxy1/memory/high", ["canary_off"]),
