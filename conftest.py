@@ -1,4 +1,4 @@
-"""For every test: what importing Salt does to Python put right, and the mark of each test's kind."""
+"""For every test: the plugins it needs, what importing Salt does to Python put right, and the mark of its kind."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import salt._logging
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent
 # The fleet that end-to-end and browser tests share: made once, at the first of them.
 pytest_plugins = ["live_fleet"]
 FLEET_SECONDS = 900
+# What pytest-salt-factories and those it builds on call themselves.
+SALT_PLUGINS = (
+    "helpers_namespace", "shell-utilities", "skip-markers", "system-statistics", "salt-factories",
+    "salt-factories-event-listener", "salt-factories-factories", "salt-factories-loader-mock",
+    "salt-factories-log-server", "salt-factories-markers", "salt-factories-sysinfo",
+)  # fmt: skip
 KINDS = ("unit", "functional", "integration", "e2e", "browser")
 
 # Examples of each property: enough to fail soon while working, many with --hypothesis-profile=thorough. A machine that
@@ -21,6 +28,22 @@ KINDS = ("unit", "functional", "integration", "e2e", "browser")
 settings.register_profile("quick", max_examples=30, deadline=None)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("quick")
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Load what starts masters and minions for tests that want some: it takes a second to begin and another to end.
+
+    That is so early because plugins bring options, and have something to do before the first conftest.py is read.
+    """
+    config = pluginmanager.getplugin("pytestconfig")
+    wanted = ROOT / "tests" / "integration"
+    chosen = [Path(each.partition("::")[0]).resolve() for each in config.known_args_namespace.file_or_dir]
+    if any(path in (wanted, *wanted.parents) or wanted in path.parents for path in chosen or [ROOT]):
+        before = pluginmanager.get_plugins()
+        for plugin in SALT_PLUGINS:
+            pluginmanager.import_plugin(plugin, consider_entry_points=True)
+        missed = pluginmanager.subset_hook_caller("pytest_load_initial_conftests", before)
+        missed(early_config=config, parser=parser, args=[])
 
 
 def mend_import_hooks() -> None:
@@ -39,19 +62,9 @@ def mend_import_hooks() -> None:
             type(hook).find_spec = find_spec
 
 
-def end_deferred_logging() -> None:
-    """Take away the handler in which Salt collects every warning, to print them all as the process ends."""
-    if "salt" in sys.modules:
-        import salt._logging
-
-        salt._logging.shutdown_temp_handler()
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_configure() -> None:
-    """pytest-salt-factories has imported Salt by now; no test module is imported yet."""
-    mend_import_hooks()
-    end_deferred_logging()
+mend_import_hooks()
+# The handler in which Salt collects every warning, to print them all as the process ends.
+salt._logging.shutdown_temp_handler()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,3 +7,11 @@ clouds:
   ec2: {}
   # location, options: {resource_group: ..., network: ...}
   azure: {}
+  # api_root (your cloud's Keystone), location, image (the id of Debian 12), sizes, options: {network: ...}
+  openstack: {}
+  # location, options: {firewall_id: ...}
+  linode: {}
+  # location, options: {vpc: ..., firewall_group_id: ...}
+  vultr: {}
+  # location (a zone), options: {network: ..., subnetwork: ...}
+  gce: {}

@@ -11,7 +11,7 @@ rollout:
   # A machine that fails goes back to its old release in any case. back: those that are done go back too, the last one
   # first. stop: they keep the new one, for a person to decide.
   on_failure: back
-  # Whether machines are in their highstate after a new release. true: before the first one is taken, all are asked what
+  # Whether machines are in their highstate after a new release. true: before one is taken it is asked what
   # else would change (state.apply test=True); of whom nothing would is only switched to the release, which is all that
   # its highstate would do, and any other applies the whole. false: the release is switched to, and nobody is asked.
   highstate: true

@@ -1,5 +1,6 @@
 """
-Salt-cloud driver of rented machines: DigitalOcean, Amazon EC2 and Azure, through apache-libcloud.
+Salt-cloud driver of rented machines through apache-libcloud: DigitalOcean, Amazon EC2, Azure, OpenStack, Linode,
+Vultr, Google Compute Engine.
 
 :depends: saltern on the master's Python path; apache-libcloud
 

@@ -12,7 +12,6 @@ checks requests against.
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import json
 import logging
@@ -36,6 +35,7 @@ from . import (
     admin_operations,
     admin_schema,
     canary_control,
+    daemon,
     orders,
     overview,
 )
@@ -581,20 +581,14 @@ def _one_line(text: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM. Exit status 2 when the configuration is unusable."""
-    parser = argparse.ArgumentParser(prog="saltern.admin", description="The fleet's admin API.")
-    parser.add_argument(
-        "--config", required=True, type=Path, help="JSON file, such as /etc/saltern/admin.json"
-    )
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        config = parse_config(json.loads(options.config.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        print(f"saltern.admin: {options.config}: {error}", file=sys.stderr)
-        return 2
-    from .admin_serve import serve
 
-    return serve(config, lambda: application(config))
+    def begin(values: Mapping[str, Any]) -> Callable[[], object]:
+        config = parse_config(values)
+        from .admin_serve import serve
+
+        return lambda: serve(config, lambda: application(config))
+
+    return daemon.start("saltern.admin", "The fleet's admin API.", begin, arguments)
 
 
 if __name__ == "__main__":

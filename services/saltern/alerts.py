@@ -10,22 +10,21 @@ Alertmanager or of the mail server neither loses a mail nor doubles one.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
 import math
 import os
-import signal
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import redis
 
+from saltern import daemon
 from saltern.alert_store import ALERTS, Alert, AlertStore
 from saltern.alertmanager import Alertmanager, Look, posted
 from saltern.errors import SalternError
@@ -174,6 +173,10 @@ class Daemon:
             self.wait()
         notify("STOPPING=1")
 
+    def stop(self) -> None:
+        """Have it end within LONGEST_WAIT_S."""
+        self.stopping = True
+
     def once(self) -> None:
         """One look at Redis, one at Alertmanager; what cannot be reached is tried again at the next."""
         try:
@@ -284,27 +287,14 @@ def parse_config(values: Any) -> tuple[Settings, str, Path]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM. Exit status 2 when the configuration is unusable."""
-    parser = argparse.ArgumentParser(prog="saltern.alerts", description="Keeps Alertmanager told.")
-    parser.add_argument(
-        "--config", required=True, type=Path, help="JSON file, such as /etc/saltern/alerts.json"
-    )
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        values = json.loads(options.config.read_text(encoding="utf-8"))
+
+    def begin(values: Mapping[str, Any]) -> Callable[[], None]:
         settings, url, state = parse_config(values)
-        daemon = Daemon(connect(values), Alertmanager(url), settings, state)
-    except (OSError, ValueError, SalternError) as error:
-        print(f"saltern.alerts: {options.config}: {error}", file=sys.stderr)
-        return 2
+        made = Daemon(connect(values), Alertmanager(url), settings, state)
+        daemon.on_stop(made.stop)
+        return made.run
 
-    def stop(*_: object) -> None:
-        daemon.stopping = True
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    daemon.run()
-    return 0
+    return daemon.start("saltern.alerts", "Keeps Alertmanager told.", begin, arguments)
 
 
 if __name__ == "__main__":

@@ -382,9 +382,14 @@ class Conductor:
                 subject, _, what = name.rpartition("/")
                 # A step that found nothing to do is no news.
                 line = f"{intent.kind}.{what.partition('#')[0]}" if any(found.values()) else ""
-                work.facts[name] = self.queue.record(
-                    id_, name, found, kind=line, subject=subject or intent.pool
-                )
+                try:
+                    work.facts[name] = self.queue.record(
+                        id_, name, found, kind=line, subject=subject or intent.pool
+                    )
+                except IntentError as error:
+                    # Another conductor that was given the same entry has brought it to its end meanwhile.
+                    log.warning("%s", error)
+                    return None
                 self.hook(f"{intent.kind}.{name}:recorded")
         except Interrupted:
             return intent

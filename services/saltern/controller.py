@@ -11,11 +11,9 @@ disk, and reports later what it had to do.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,12 +21,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import Any
 
 import redis
 
-from . import canary, notify, orders, reconcile
+from . import canary, daemon, notify, orders, reconcile
 from .haproxy import (
     HAProxyError,
     Rejected,
@@ -883,36 +881,20 @@ def read_status(path: str | Path) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT. Exit status 2 when the configuration is unusable."""
-    parser = argparse.ArgumentParser(
-        prog="saltern.controller", description="Keeps HAProxy equal to the registry."
-    )
-    parser.add_argument(
-        "--config", required=True, type=Path, help="JSON file, such as /etc/saltern/controller.json"
-    )
-    parser.add_argument("--verbose", action="store_true", help="log every batch of commands")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="%(levelname)s %(message)s"
-    )
-    try:
-        config = parse_config(json.loads(options.config.read_text(encoding="utf-8")))
+
+    def begin(values: Mapping[str, Any]) -> Callable[[], None]:
+        config = parse_config(values)
         for directory in (Path(config.state_dir), Path(config.status_file).parent):
             if not directory.is_dir():
                 raise ConfigError(
                     f"controller: {directory} is not a directory; make it, writable for the controller"
                 )
         controller = Controller(config)
-    except (OSError, ValueError) as error:
-        print(f"saltern.controller: {options.config}: {error}", file=sys.stderr)
-        return 2
+        daemon.on_stop(controller.stop)
+        return controller.run
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        controller.stop()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    controller.run()
-    return 0
+    about = "Keeps HAProxy equal to the registry."
+    return daemon.start("saltern.controller", about, begin, arguments, details="every batch of commands")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ only a page of ours can read, and a request that says it comes from elsewhere is
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import hmac
 import http.client
@@ -35,7 +34,7 @@ from urllib.parse import urlsplit
 import bottle
 import redis
 
-from saltern import admin_metrics, admin_schema, dashboard_actions, journal
+from saltern import admin_metrics, admin_schema, daemon, dashboard_actions, journal
 from saltern.admin_auth import LONGEST_TOKEN, Limiter
 from saltern.alertmanager import Alertmanager
 from saltern.dashboard_builds import Builds
@@ -678,32 +677,26 @@ def _error_page(error: bottle.HTTPError) -> bytes:
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM. Exit status 2 when the configuration is unusable."""
-    parser = argparse.ArgumentParser(prog="saltern.dashboard", description="The fleet, live, in a page.")
-    parser.add_argument(
-        "--config", required=True, type=Path, help="JSON file, such as /etc/saltern/dashboard.json"
-    )
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        config = parse_config(json.loads(options.config.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        print(f"saltern.dashboard: {options.config}: {error}", file=sys.stderr)
-        return 2
-    from saltern.admin_serve import serve
-    from saltern.dashboard_serve import ENDINGS, LISTENING, StreamWorker
 
-    def make() -> Callable[..., Iterable[bytes]]:
-        # In the worker: threads do not outlive a fork.
-        dashboard = Dashboard(config)
-        dashboard.listening = LISTENING
-        ENDINGS.append(dashboard.hub.close)
-        dashboard.start()
-        return application(dashboard)
+    def begin(values: Mapping[str, Any]) -> Callable[[], object]:
+        config = parse_config(values)
+        from saltern.admin_serve import serve
+        from saltern.dashboard_serve import ENDINGS, LISTENING, StreamWorker
 
-    return serve(
-        config, make, worker_class=StreamWorker, proc_name="saltern-dashboard", worker_connections=config.threads + 64,
-        graceful_timeout=2,
-    )  # fmt: skip
+        def make() -> Callable[..., Iterable[bytes]]:
+            # In the worker: threads do not outlive a fork.
+            dashboard = Dashboard(config)
+            dashboard.listening = LISTENING
+            ENDINGS.append(dashboard.hub.close)
+            dashboard.start()
+            return application(dashboard)
+
+        return lambda: serve(
+            config, make, worker_class=StreamWorker, proc_name="saltern-dashboard",
+            worker_connections=config.threads + 64, graceful_timeout=2,
+        )  # fmt: skip
+
+    return daemon.start("saltern.dashboard", "The fleet, live, in a page.", begin, arguments)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ LONGEST_STATE_DIR = 60
 FIRST_HOST = 10
 LOCAL, NO_CLOUD = "local", "none"
 # Where a fleet's machines come from: made on this host, rented, or there already.
-CLOUDS = (LOCAL, "digitalocean", "ec2", "azure", NO_CLOUD)
+CLOUDS = (LOCAL, "digitalocean", "ec2", "azure", "openstack", "linode", "vultr", "gce", NO_CLOUD)
 # What a master that this host's systemd runs is called there, and the user it is run as.
 SERVICE, SERVICE_USER = "saltern-master", "salt"
 HOST_NAME = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")

@@ -94,7 +94,7 @@ def start(fleet: Fleet, progress: up.Progress, machines: Iterable[str]) -> None:
     for name in wanted:
         role_of(name)
     pillar.load(fleet.pillar_dir)
-    settings(fleet)
+    cloud(fleet)
     _has_master(fleet)
     fleet.save()
     with fleet.locked("up", wait=False):

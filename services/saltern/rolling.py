@@ -8,9 +8,10 @@ written down too, and does not keep the other machines from going back.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
@@ -50,6 +51,9 @@ class Roller:
     def __init__(self, hands: Hands, settings: Callable[[], Settings]) -> None:
         self.hands = hands
         self._settings = settings
+        self._lock = threading.Lock()
+        self._futures: dict[str, dict[str, Future[Facts]]] = {}
+        """By roll, what is prepared for machines whose turn is still to come."""
 
     def kinds(self) -> dict[str, Kind]:
         """The conductor's kinds of intent that are rolls."""
@@ -155,44 +159,111 @@ class Roller:
         return {"machines": list(plan.order), "was": plan.previous, "by": work.intent.by}
 
     def stage(self, plan: Plan, name: str, work: Work) -> Facts:
-        """Have the release on every disk before the first machine is taken out of traffic for it.
+        """Have the release on the disks of those that go first before any is taken out of traffic for it.
 
         Where nothing else would change it is then switched to, which is all that its highstate would do; a machine of
-        which more would change gets the whole of it when it is its turn.
+        which more would change gets the whole of it when it is its turn. The others are prepared meanwhile.
         """
+        return self._prepared(plan, work, plan.order[: plan.batch])
+
+    def _prepared(self, plan: Plan, work: Work, names: Sequence[str]) -> Facts:
+        """What was found when these machines were prepared, which is waited for.
+
+        :returns: `machines` that have the release on their disks and need only be switched, `whole`: of others what
+            else is to change; or that it failed
+        """
+        ahead = self._ahead(plan, work)
+        found: dict[str, Any] = {"machines": [], "whole": {}}
+        try:
+            for future in dict.fromkeys(ahead[id_] for id_ in names if id_ in ahead):
+                self._await(future, work)
+                said = future.result()
+                if FAILED in said:
+                    return said
+                found = {
+                    "machines": [*found["machines"], *said["machines"]],
+                    "whole": found["whole"] | said["whole"],
+                }
+        except BaseException:
+            # Whoever tries again starts afresh.
+            self._forget(work)
+            raise
+        return found
+
+    def _await(self, future: Future[Facts], work: Work) -> None:
+        alive = self._alive(work)
+        while not future.done():
+            alive()
+            wait([future], LOOK_S)
+
+    def _ahead(self, plan: Plan, work: Work) -> dict[str, Future[Facts]]:
+        """By machine what prepares it, group after group in the order in which they go, in a thread of its own."""
+        with self._lock:
+            ahead = self._futures.setdefault(work.intent.id, {})
+            done = self._staged(plan, work)
+            left = [id_ for id_ in self._left(plan, work) if id_ not in ahead and id_ not in done]
+            if left:
+                pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+                for at in range(0, len(left), plan.batch):
+                    group = left[at : at + plan.batch]
+                    ahead |= dict.fromkeys(group, pool.submit(self._prepare, plan, work, group))
+                pool.shutdown(wait=False)
+            return ahead
+
+    def _forget(self, work: Work) -> None:
+        with self._lock:
+            for future in self._futures.pop(work.intent.id, {}).values():
+                future.cancel()
+
+    def _prepare(self, plan: Plan, work: Work, group: Sequence[str]) -> Facts:
         seconds, alive = self._settings().apply_s, self._alive(work)
-        names = self._instances(work, plan.order)
+        names = self._instances(work, group)
         if not names:
             return {"machines": [], "whole": {}}
-        # One is not waited for to begin the other: what is put beside what runs harms nobody.
-        with ThreadPoolExecutor(1) as beside:
-            put = beside.submit(self.hands.stage, names, plan.name, self._settings().keep, seconds, alive)
-            differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
-            faults = dict(put.result())
+        faults = self.hands.stage(names, plan.name, self._settings().keep, seconds, alive)
+        differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
         if late := {
             id_: f"its states were not looked at within {seconds:g} s" for id_ in names if id_ not in differs
         }:
             return {FAILED: _first(late)}
         whole = {id_: list(states) for id_, states in differs.items() if states}
+        # What those lack may be what their states are about to bring.
         if amiss := {id_: why for id_, why in faults.items() if id_ not in whole}:
             return {FAILED: _first(amiss)}
         return {"machines": [id_ for id_ in names if id_ not in whole], "whole": whole}
 
     def take(self, plan: Plan, name: str, work: Work) -> Facts:
-        """Wait for the gates, and decide whose turn it is."""
+        """Wait for the gates, decide whose turn it is, and have those prepared."""
         settings = self._settings()
         left = self._left(plan, work)
+        prepares = plan.releases and not plan.rollback
         end = time.monotonic() + settings.wait_s
         while True:
+            if prepares and (why := self._amiss(plan, work)):
+                return {FAILED: why}
             found = rollouts.gate(plan, settings, left, self._sight(plan, settings, work))
             if found.take:
-                return {"machines": list(found.take)}
+                said = self._prepared(plan, work, found.take) if prepares else {"machines": []}
+                if FAILED in said:
+                    return said
+                return {
+                    "machines": list(found.take),
+                    "staged": said["machines"],
+                    "whole": said.get("whole", {}),
+                }
             if found.stop:
                 return {FAILED: found.stop}
             self._alive(work)()
             if time.monotonic() > end:
                 return {FAILED: f"waited {settings.wait_s:g} s for {found.wait}"}
             time.sleep(LOOK_S)
+
+    def _amiss(self, plan: Plan, work: Work) -> str:
+        """What is known by now of machines whose turn is still to come and could not be prepared."""
+        for future in self._ahead(plan, work).values():
+            if future.done() and not future.exception() and FAILED in (said := future.result()):
+                return str(said[FAILED])
+        return ""
 
     def _left(self, plan: Plan, work: Work) -> list[str]:
         wanted = [*plan.order]
@@ -290,8 +361,14 @@ class Roller:
         """Those of which nothing but the release is to change."""
         if not plan.releases:
             return []
-        staged = work.facts.get(rollouts.step(plan.target, "stage"), {}).get("machines", ())
+        staged = self._staged(plan, work)
         return [id_ for id_ in names if not plan.highstate or id_ in staged]
+
+    def _staged(self, plan: Plan, work: Work) -> set[str]:
+        """Those that are written down as prepared, to be switched only."""
+        first = work.facts.get(rollouts.step(plan.target, "stage"), {}).get("machines", ())
+        takes = [known for step, known in work.facts.items() if rollouts.parts(step)[1] == "take"]
+        return {*first, *(id_ for known in takes for id_ in known.get("staged", ()))}
 
     def check(self, plan: Plan, name: str, work: Work) -> Facts:
         """Ask the machines themselves whether they are well, and run what they shall."""
@@ -436,6 +513,7 @@ class Roller:
 
     def done(self, plan: Plan, name: str, work: Work) -> Facts:
         """Say that it is done."""
+        self._forget(work)
         cause = work.intent.journal
         what = (
             f"{plan.target} runs {plan.name}" if plan.releases else f"{plan.name} is applied to {plan.target}"
@@ -455,6 +533,7 @@ class Roller:
 
     def fail(self, plan: Plan, name: str, work: Work) -> Facts:
         """Say that it stopped, and why."""
+        self._forget(work)
         why = rollouts.failure(work.facts)
         back = "all machines go back to what they had" if rollouts.goes_back(plan) else "what is done stays"
         work.alarm(

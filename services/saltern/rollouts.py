@@ -541,7 +541,7 @@ def told(plan: Plan, facts: Facts, state: str) -> dict[str, Any]:
 
 DOING = {
     "begin": "begins",
-    "stage": "is put on every disk",
+    "stage": "is put on disks",
     "take": "gates",
     "drain": "drains",
     "apply": "is changed",

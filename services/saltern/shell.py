@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TextIO
 
 from saltern.errors import SalternError
 
@@ -12,6 +14,11 @@ def last_line(text: str) -> str:
     """The last line of a program's output that says something."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "(it printed nothing)"
+
+
+def _output(log: str | None) -> AbstractContextManager[TextIO | None]:
+    """Where a program's output goes: a file that is read again, or back to us."""
+    return open(log, "w+", encoding="utf-8", errors="replace") if log else nullcontext()  # noqa: PTH123
 
 
 def run(
@@ -32,33 +39,21 @@ def run(
     :raises SalternError: it is not installed, took too long or exited with another status than 0
     """
     try:
-        if log is None:
+        with _output(log) as out:
             done = subprocess.run(
                 command,
                 input=text,
                 env=env,
-                capture_output=True,
+                stdout=out or subprocess.PIPE,
+                stderr=subprocess.STDOUT if out else subprocess.PIPE,
                 text=True,
                 timeout=timeout,
                 check=False,
                 start_new_session=alone,
             )
-            output, complaint = done.stdout, done.stderr or done.stdout
-        else:
-            with open(log, "w+", encoding="utf-8", errors="replace") as out:  # noqa: PTH123
-                done = subprocess.run(
-                    command,
-                    input=text,
-                    env=env,
-                    stdout=out,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    timeout=timeout,
-                    check=False,
-                    start_new_session=alone,
-                )
+            if out:
                 out.seek(0)
-                output = complaint = out.read()
+            output = out.read() if out else done.stdout
     except FileNotFoundError as error:
         raise SalternError(
             f"{command[0]}: not installed; `./saltern doctor` names the package that has it"
@@ -68,6 +63,6 @@ def run(
     if done.returncode:
         where = f" (all of it: {log})" if log else ""
         raise SalternError(
-            f"{' '.join(command[:4])}: exit status {done.returncode}: {last_line(complaint)}{where}"
+            f"{' '.join(command[:4])}: exit status {done.returncode}: {last_line(done.stderr or output)}{where}"
         )
     return output

@@ -1,11 +1,11 @@
-"""What a rented machine costs in requests and time, and what is left over when a cloud fails, against fakes of three.
+"""What a rented machine costs in requests and time, and what is left over when a cloud fails, against fakes of each.
 
     python tests/bench/bench_clouds.py [--json] [--machines 50] [--percent 20] [--seed 1]
 
-The fakes answer as DigitalOcean's and Azure's reference pages say, and a machine of theirs runs after two looks; EC2 is
-played by moto, whose machines run at once. Waiting happens on a clock that does not wait, so that a figure called
-"waiting" is what the driver would have slept beside the cloud's own time, and "own time" is this computer's:
-libcloud's, the driver's and the fake's together.
+The fakes answer as the clouds' reference pages say, and a machine of theirs runs after two looks; EC2 is played by
+moto, whose machines run at once. Waiting happens on a clock that does not wait, so that a figure called "waiting" is
+what the driver would have slept beside the cloud's own time, and "own time" is this computer's: libcloud's, the
+driver's and the fake's together.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "services"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "functional"))
 
 from benching import Figure, main, median, percentile, report
-from cloud_fakes import Azure, DigitalOcean, all_well, seeded
-from cloud_moto import MotoEc2
-from cloud_stand import AZURE, DIGITALOCEAN, EC2
+from cloud_fakes import all_well, seeded
+from cloud_stand import CLOUDS
 from cloud_storm import Outcome, storm
 from saltern import secrets
 from saltern.fleet import Fleet
 
-CLOUDS = (("DigitalOcean", DigitalOcean, DIGITALOCEAN), ("EC2", MotoEc2, EC2), ("Azure", Azure, AZURE))
+NAMES = {
+    "digitalocean": "DigitalOcean", "ec2": "EC2", "azure": "Azure", "openstack": "OpenStack", "linode": "Linode",
+    "vultr": "Vultr", "gce": "Google",
+}  # fmt: skip
 
 
 @contextmanager
@@ -54,7 +56,8 @@ def run(kind: type, given: dict[str, Any], machines: int, percent: float, seed: 
 def bench(machines: int, percent: float, seed: int) -> dict[str, Any]:
     """What a rented machine costs in requests and time, and what is left over when the cloud fails."""
     figures = []
-    for name, kind, given in CLOUDS:
+    for cloud, name in NAMES.items():
+        kind, given = CLOUDS[cloud]
         alone = run(kind, given, 1, 0, seed)
         figures.append(Figure(f"requests a machine, {name}", sum(alone.requests.values()), "", runs=1))
         calm = run(kind, given, machines, 0, seed)

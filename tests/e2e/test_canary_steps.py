@@ -11,24 +11,13 @@ from pathlib import Path
 import pytest
 from fleet_commands import Live, wait_for
 from fleet_hands import changed_product
-from saltern import artifact, journal, members
+from saltern import artifact, journal
 from saltern.fleet import Fleet
 from saltern.registry import JOURNAL, Registry
 from saltern.stepping import look
 
 GOOD = "        # It is as good as the one before.\n"
 BAD = '        if secrets.randbelow(3) == 0:\n            raise RuntimeError("a defect in every third request")\n'
-
-
-@pytest.fixture(scope="module")
-def fleet(live: Live) -> Fleet:
-    return Fleet.load(live.state_dir)
-
-
-@pytest.fixture(scope="module")
-def registry(fleet: Fleet) -> Registry:
-    """For looking, more often than a runner can."""
-    return Registry(members.link(fleet))
 
 
 @pytest.fixture(scope="module")

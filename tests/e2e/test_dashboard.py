@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from dashboard_stand import Viewer
 from fleet_commands import Live, run, wait_for
-from saltern import members, secrets
+from saltern import secrets
 from saltern.fleet import Fleet
 from saltern.registry import Registry
 
@@ -49,16 +49,6 @@ class Page:
         status, answer, _ = self.ask("POST", "/actions", asked)
         assert status in (200, 202), answer
         return answer
-
-
-@pytest.fixture(scope="module")
-def fleet(live: Live) -> Fleet:
-    return Fleet.load(live.state_dir)
-
-
-@pytest.fixture(scope="module")
-def registry(fleet: Fleet) -> Registry:
-    return Registry(members.link(fleet))
 
 
 @pytest.fixture

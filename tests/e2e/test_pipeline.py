@@ -14,7 +14,6 @@ import pytest
 from fleet_commands import NAME, Live, run, saltern, wait_for
 from fleet_hands import Plant, text_of
 from saltern import workplace
-from saltern.fleet import Fleet
 from saltern.registry import Registry
 
 AUTHOR = {
@@ -22,11 +21,6 @@ AUTHOR = {
     "GIT_COMMITTER_EMAIL": "ada@fleet.test",
 }  # fmt: skip
 PUSH_SECONDS = 800
-
-
-@pytest.fixture(scope="module")
-def plant(live: Live) -> Plant:
-    return Plant(Fleet.load(live.state_dir))
 
 
 @pytest.fixture(scope="module")

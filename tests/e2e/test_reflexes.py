@@ -18,7 +18,6 @@ from fleet_commands import Live
 from fleet_hands import Plant, bus, felt, reactions, said, text_of, until
 from saltern import alertmanager, journal, master, rejections, secrets
 from saltern.conductor import SCALE
-from saltern.fleet import Fleet
 from saltern.intents import Queue
 from saltern.local import cgroup
 
@@ -26,26 +25,21 @@ HIGH = {"percent": 97.0, "high": 50, "low": 40, "cpus": 1.0, "services": {"produ
 PRODUCTION = ["prod1", "prod2", "prod3", "prod4", "prod5"]
 
 
-@pytest.fixture(scope="module")
-def fleet_plant(live: Live) -> Plant:
-    return Plant(Fleet.load(live.state_dir))
-
-
 @pytest.fixture
-def plant(fleet_plant: Plant) -> Iterator[Plant]:
+def plant(plant: Plant) -> Iterator[Plant]:
     """The fleet with its canary on; afterwards its machines are those it had, and nothing fires."""
-    before = set(fleet_plant.fleet.inventory())
-    fleet_plant.canary_on()
-    yield fleet_plant
-    for alert in fleet_plant.alerts.all():
+    before = set(plant.fleet.inventory())
+    plant.canary_on()
+    yield plant
+    for alert in plant.alerts.all():
         # These end by themselves, in ten minutes.
         if alert.firing and alert.name == rejections.NAME:
-            fleet_plant.alerts.end(alert.name, alert.subject)
-    fleet_plant.canary_on()
-    assert set(fleet_plant.fleet.inventory()) == before
+            plant.alerts.end(alert.name, alert.subject)
+    plant.canary_on()
+    assert set(plant.fleet.inventory()) == before
 
     def firing() -> list[tuple[str, str]]:
-        return [(a.name, a.subject) for a in fleet_plant.alerts.all() if a.at(time.time()).firing]
+        return [(a.name, a.subject) for a in plant.alerts.all() if a.at(time.time()).firing]
 
     # A minion that was slow to answer is asked again.
     until(lambda: not firing(), 40, "nothing fires")

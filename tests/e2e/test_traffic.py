@@ -91,6 +91,8 @@ class Stream(threading.Thread):
         self.answer = self.link.getresponse()
         self.machine = self.answer.getheader("X-Saltern-Instance")
         self.error = ""
+        assert self.answer.status == 200
+        self.start()
 
     def run(self) -> None:
         try:
@@ -110,9 +112,6 @@ def test_streams_end_by_themselves_where_a_machine_is_drained_and_hold_up_nobody
     streams = [Stream(live) for _ in range(5)]
     leaves = streams[0].machine
     try:
-        for stream in streams:
-            assert stream.answer.status == 200
-            stream.start()
         out = runner(live, "fleet.drain", leaves, "wait=60")
         assert (out["instance"]["phase"], out["cut"]) == ("idle", []), out
         gone = [stream for stream in streams if stream.machine == leaves]
@@ -124,7 +123,7 @@ def test_streams_end_by_themselves_where_a_machine_is_drained_and_hold_up_nobody
         # Nobody else's ended: what they read is over when they are closed.
         assert all(stream.is_alive() for stream in streams if stream not in gone)
         again = Stream(live)
-        assert again.answer.status == 200 and again.machine != leaves
+        assert again.machine != leaves
         again.close()
     finally:
         runner(live, "fleet.ready", leaves, "wait=60")

@@ -1,9 +1,9 @@
-"""Small fakes of two clouds' documented APIs, over HTTP, for libcloud's own client; and a clock that does not wait.
+"""Small fakes of clouds' documented APIs, over HTTP, for libcloud's own client; and a clock that does not wait.
 
 They keep machines in memory and answer as the providers' reference pages say: DigitalOcean API v2 (droplets, actions,
-regions, sizes, images), Azure's Resource Manager (virtual machines, network interfaces, disks). Each look at a machine
-that is changing brings it a step further, so nothing depends on real time. A plan says which request goes wrong, and
-how.
+regions, sizes, images), Azure's Resource Manager (virtual machines, network interfaces, disks); others are in files of
+their own, fake_<cloud>.py. Each look at a machine that is changing brings it a step further, so nothing depends on real
+time. A plan says which request goes wrong, and how.
 """
 
 from __future__ import annotations
@@ -199,6 +199,9 @@ class DigitalOcean(Fake):
     def names(self) -> list[str]:
         return sorted(each["name"] for each in self.droplets.values())
 
+    def user_data(self) -> list[str]:
+        return [each["user_data"] for each in self.droplets.values()]
+
     def handle(
         self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: bytes
     ) -> Answer:
@@ -338,6 +341,9 @@ class Azure(Fake):
 
     def names(self) -> list[str]:
         return sorted(self.machines)
+
+    def user_data(self) -> list[str]:
+        return [each["user_data"] for each in self.machines.values()]
 
     def subject(self, method: str, target: str, body: bytes) -> tuple[str, str]:
         path = target.partition("?")[0]

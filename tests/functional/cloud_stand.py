@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 from cloud_fakes import Azure, DigitalOcean, Fake, QuickClock
 from cloud_moto import MotoEc2
+from fake_gce import Gce, key_file
+from fake_linode import Linode
+from fake_openstack import OpenStack
+from fake_vultr import Vultr
 from saltern.clouds import cloud as cloud_module
 from saltern.clouds import dialects, settings
 from saltern.clouds.cloud import Cloud
@@ -48,10 +52,55 @@ EC2 = {
         "unknown": {"id": "t9.huge", "memory": 99, "cpus": 9},
     },
 }  # fmt: skip
+OPENSTACK = {
+    "libcloud_provider": "openstack", "secrets": {"key": "OS_ID", "secret": "OS_SECRET"}, "location": "RegionOne",
+    "image": "0a1b-debian-12", "options": {"network": "net-1", "security_groups": ["default"]},
+    "sizes": {
+        "small": {"id": "2", "memory": 2048, "cpus": 1},
+        "medium": {"id": "3", "memory": 4096, "cpus": 2},
+        "unknown": {"id": "f-99", "memory": 99, "cpus": 9},
+    },
+}  # fmt: skip
+LINODE = {
+    "libcloud_provider": "linode", "secrets": {"key": "LINODE_KEY"}, "location": "de-fra-2", "image": "linode/debian12",
+    "sizes": {
+        "small": {"id": "g6-nanode-1", "memory": 1024, "cpus": 1},
+        "medium": {"id": "g6-standard-1", "memory": 2048, "cpus": 1},
+        "unknown": {"id": "g9-99", "memory": 99, "cpus": 9},
+    },
+}  # fmt: skip
+VULTR = {
+    "libcloud_provider": "vultr", "secrets": {"key": "VULTR_KEY"}, "location": "fra", "image": "2136",
+    "sizes": {
+        "small": {"id": "vc2-1c-1gb", "memory": 1024, "cpus": 1},
+        "medium": {"id": "vc2-1c-2gb", "memory": 2048, "cpus": 1},
+        "unknown": {"id": "vc9-99", "memory": 99, "cpus": 9},
+    },
+}  # fmt: skip
+GCE = {
+    "libcloud_provider": "gce", "secrets": {"key": "GCE_KEY"}, "location": "europe-west3-a",
+    "image": "debian-cloud/debian-12",
+    "sizes": {
+        "small": {"id": "e2-micro", "memory": 1024, "cpus": 2},
+        "medium": {"id": "e2-small", "memory": 2048, "cpus": 2},
+        "unknown": {"id": "e9-huge", "memory": 99, "cpus": 9},
+    },
+}  # fmt: skip
 ENVIRONMENT = {
     "DO_TOKEN": "a token", "AZ_TENANT": "tenant", "AZ_SUBSCRIPTION": "sub", "AZ_KEY": "client", "AZ_SECRET": "a secret",
-    "AWS_KEY": "AKIDEXAMPLE", "AWS_SECRET": "a secret",
+    "AWS_KEY": "AKIDEXAMPLE", "AWS_SECRET": "a secret", "OS_ID": "an id", "OS_SECRET": "a secret",
+    "LINODE_KEY": "a token", "VULTR_KEY": "a token", "GCE_KEY": key_file(),
 }  # fmt: skip
+# By the name of its folder in etc/clouds: what plays a cloud, and a provider of it.
+CLOUDS: Mapping[str, tuple[type[Fake], Mapping[str, Any]]] = {
+    "digitalocean": (DigitalOcean, DIGITALOCEAN),
+    "ec2": (MotoEc2, EC2),
+    "azure": (Azure, AZURE),
+    "openstack": (OpenStack, OPENSTACK),
+    "linode": (Linode, LINODE),
+    "vultr": (Vultr, VULTR),
+    "gce": (Gce, GCE),
+}
 
 
 def provider(given: Mapping[str, Any], fleet: Fleet, port: int, **more: Any) -> dict[str, Any]:
@@ -208,11 +257,12 @@ def rented_stand(
             with pytest.raises(KeyboardInterrupt):
                 cloud.create(wanted)
 
-    return Stand(module, fleet, there, half_make, 1024, 2048, fired)
+    small, grown = (given["sizes"][name]["memory"] for name in ("small", "medium"))
+    return Stand(module, fleet, there, half_make, small, grown, fired)
 
 
 @contextmanager
 def fake_of(kind: str, **about: Any) -> Iterator[Fake]:
     """A fake by the name of its cloud, serving."""
-    with {"digitalocean": DigitalOcean, "azure": Azure, "ec2": MotoEc2}[kind](**about).serving() as fake:
+    with CLOUDS[kind][0](**about).serving() as fake:
         yield fake

@@ -79,6 +79,7 @@ class Machines:
         self.differs: dict[str, list[str]] = {}
         """What of a machine is not as its states say, besides the release."""
         self.deaf: set[str] = set()
+        self.looked: set[str] = set()
         self.hurried: list[str] = []
         """Whose product was ended at once although it was not idle."""
         self.sick: set[tuple[str, str]] = set()
@@ -116,6 +117,7 @@ class Machines:
 
     def look(self, ids: Sequence[str], seconds: float, alive: Callable[[], None]) -> dict[str, list[str]]:
         with self._crashing("look"):
+            self.looked |= {*ids}
             return {id_: self.differs.get(id_, []) for id_ in ids if id_ not in self.deaf}
 
     def switch(

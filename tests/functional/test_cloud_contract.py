@@ -1,7 +1,7 @@
 """What every salt-cloud driver of ours answers and fires, whoever the machines belong to: one suite over all of them.
 
 The local cloud's kernel is replaced at its own seam (made for real by the end-to-end tests), EC2 is moto's server,
-DigitalOcean and Azure are fakes of their documented APIs; libcloud's own client speaks to those three.
+the other clouds are fakes of their documented APIs; libcloud's own client speaks to each.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cloud_stand import AZURE, DIGITALOCEAN, EC2, Stand, fake_of, local_stand, rented_stand
+from cloud_stand import CLOUDS, Stand, fake_of, local_stand, rented_stand
 from salt.exceptions import SaltCloudException, SaltCloudNotFound, SaltCloudSystemExit
 
-BACKENDS = ("local", "digitalocean", "ec2", "azure")
+BACKENDS = ("local", *CLOUDS)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -25,8 +25,7 @@ def stand(
         yield local_stand(fleet, monkeypatch, tmp_path)
     else:
         with fake_of(request.param) as fake:
-            given = {"digitalocean": DIGITALOCEAN, "azure": AZURE, "ec2": EC2}[request.param]
-            yield rented_stand(given, fake.port, fake.names, fleet, monkeypatch)
+            yield rented_stand(CLOUDS[request.param][1], fake.port, fake.names, fleet, monkeypatch)
 
 
 def test_a_machine_is_made_told_of_listed_and_kept(stand: Stand):

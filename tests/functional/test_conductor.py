@@ -255,26 +255,36 @@ def test_the_same_entry_delivered_to_two_conductors_has_one_effect(stand):
         if at == "scale.make:before":
             gate.wait()
 
-    one, two = stand.begin(hook), stand.begin(hook)
+    conductors = one, two = stand.begin(hook), stand.begin(hook)
     one.step(5)
     two._synced = float("-inf")  # it looks for what was handed out before, as after a restart
     two.step(5)
-    conductors = [one, two]
 
     def both() -> bool:
         stand.cloud.observe()
-        for number, conductor in enumerate(conductors):
-            try:
-                conductor.step(5)
-            except IntentError as error:
-                # The other one has brought it to its end meanwhile: the engine starts afresh.
-                assert "not at work" in str(error)
-                conductors[number] = stand.begin()
+        for conductor in conductors:
+            conductor.step(5)
         return not stand.client.xlen(QUEUE)
 
     until(both, "the queue to be empty")
     stand.join()
     expect_one_effect(stand, "scale out", id_)
+
+
+def test_what_another_conductor_has_brought_to_its_end_is_let_go_and_holds_up_nothing(stand):
+    id_ = prepare(stand, "scale out")
+
+    def hook(at: str) -> None:
+        if at == "scale.make:acted":
+            Queue(stand.client, "the other").finish(id_, "done", {})
+
+    conductor = stand.begin(hook)
+    stand.settle(conductor)
+    assert sorted(stand.cloud.there) == ["prod1", "prod2", "prod3", "prod4"]
+    Queue(stand.client, "test").put(Intent("scale", "prod", {"to": 3}))
+    stand.settle(conductor)
+    assert len(stand.cloud.there) == 3
+    assert len(stand.journal("intent.done")) == 2 and not stand.journal("scale.make")
 
 
 def test_entries_nobody_understands_are_given_up_loudly_and_hold_up_nothing(stand):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from conductor_stand import Crash, Server
+from host import until
 from rolling_stand import Rolls
 from saltern import conductor as conductor_module
 from saltern import provisioning, rolling, rollouts
@@ -115,8 +116,10 @@ def test_a_machine_of_which_more_would_change_gets_its_whole_highstate_and_other
     stand.settle(stand.start())
     stand.expect("r2")
     assert stand.hands.applied == [(("prod1",), "switch"), (("prod2",), ""), (("prod3",), "switch")]
-    staged = stand.intent(id_).steps["prod/stage"]
-    assert (staged["machines"], staged["whole"]) == (["prod1", "prod3"], {"prod2": ["time zone", "journal"]})
+    takes = [stand.intent(id_).steps[f"prod/take#{number}"] for number in (1, 2, 3)]
+    assert [(each["staged"], each["whole"]) for each in takes] == [
+        (["prod1"], {}), ([], {"prod2": ["time zone", "journal"]}), (["prod3"], {}),
+    ]  # fmt: skip
 
 
 def test_machines_of_one_group_are_each_changed_as_they_need(rolls):
@@ -138,14 +141,27 @@ def test_without_highstates_nobody_looks_and_all_are_switched(rolls):
     assert {states for _, states in stand.hands.applied} == {"switch"}
 
 
-def test_a_machine_that_hangs_over_its_states_stops_the_roll_before_anybody_is_taken(rolls):
+@pytest.mark.parametrize("deaf", ["prod1", "prod2", "prod3"])
+def test_a_machine_that_hangs_over_its_states_stops_the_roll_before_it_is_taken(rolls, deaf):
     stand = rolls()
-    stand.hands.deaf = {"prod3"}
+    stand.hands.deaf = {deaf}
     id_ = stand.ask_for("r2")
     stand.settle(stand.start())
-    stand.expect("r1", most_out=0)
+    stand.expect("r1", most_out=1 if deaf != "prod1" else 0)
+    assert stand.intent(id_).error == f"r2: {deaf}: its states were not looked at within 5 s"
+    assert deaf not in {one for ids, _ in stand.hands.applied for one in ids}
+
+
+def test_a_machine_that_is_known_to_hang_keeps_those_before_it_from_being_taken(rolls):
+    stand = rolls()
+    stand.hands.deaf = {"prod3"}
+    # While the first one is changed, all others are looked at.
+    stand.hands.when_applied = lambda id_: until(lambda: "prod3" in stand.hands.looked, "prod3 looked at")
+    id_ = stand.ask_for("r2")
+    stand.settle(stand.start())
+    stand.expect("r1", most_out=1)
     assert stand.intent(id_).error == "r2: prod3: its states were not looked at within 5 s"
-    assert stand.hands.applied == []
+    assert "prod2" not in {one for ids, _ in stand.hands.applied for one in ids}
 
 
 def test_the_canary_gets_a_release_alone(rolls):

@@ -28,7 +28,12 @@ class Rented:
 def rented(make_fleet) -> Iterator[Rented]:
     fleet = make_fleet(machines={})
     master.configure(fleet)
-    (fleet.pki / "master" / "minions").mkdir(parents=True)
+    for keys in (
+        "minions",
+        "minions_pre",
+        "minions_rejected",
+    ):  # a master has them; salt-cloud's processes race to make them
+        (fleet.pki / "master" / keys).mkdir(parents=True)
     (fleet.pki / "master" / "master.pub").write_text("the master's public key\n")
     folder = fleet.etc / "clouds" / "digitalocean"
     with DigitalOcean(looks=1).serving() as fake:

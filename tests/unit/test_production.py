@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from saltern import master, members, pillar, secrets
 from saltern.errors import SalternError
-from saltern.fleet import REPOSITORY, Fleet, choose
+from saltern.fleet import CLOUDS, REPOSITORY, Fleet, choose
 from saltern.production import backup, install, place, releases
 from saltern.production.install import Facts, Wanted, choose_address, refusal, settled
 
@@ -283,7 +283,7 @@ def test_masters_that_have_peers_share_and_their_machines_know_all(installed, tm
 # Configuration of clouds --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cloud", ["digitalocean", "ec2", "azure"])
+@pytest.mark.parametrize("cloud", CLOUDS[1:-1])
 def test_a_fleets_cloud_is_one_word_and_its_profiles_keep_their_names(installed, cloud, fleet):
     rented = dataclasses.replace(installed, cloud=cloud)
     files = master.configuration(rented)
@@ -458,6 +458,10 @@ def packed(members: dict[str, bytes]) -> bytes:
         (packed({"manifest.json": json.dumps({"format": 1, "fleet": "x", "release": "v1", "made": "", "files": {
             "state/../../x": ["e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 420]}}).encode(),
             "state/../../x": b""}), "state/../../x is missing, changed or strange"),
+    ],
+    ids=[
+        "nothing", "words", "compressed words", "no manifest", "a manifest that is a list", "a release outside",
+        "another format", "a file that is not listed", "a file outside",
     ],
 )  # fmt: skip
 def test_what_is_no_backup_is_refused_in_one_line(tmp_path, data, words):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import shutil
 import tarfile
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from saltern import joining, rented, up
 from saltern.errors import SalternError
-from saltern.fleet import Fleet
+from saltern.fleet import REPOSITORY, Fleet
 from saltern.joining import Host
 from saltern.local import network
 
@@ -29,6 +31,35 @@ def test_an_image_that_is_nobodys_yet_is_asked_for(fleet, monkeypatch):
         SalternError, match="provider ec2: no image is chosen; write one of eu-central-1 into"
     ):
         rented.settings(dataclasses.replace(fleet, cloud="ec2"))
+
+
+@pytest.mark.parametrize(
+    ("cloud", "own", "secrets", "words"),
+    [
+        (
+            "openstack", {"image": "i"},
+            {"OS_APPLICATION_CREDENTIAL_ID": "x", "OS_APPLICATION_CREDENTIAL_SECRET": "x"},
+            "^provider openstack: api_root is missing; .* pillar/clouds.sls, under clouds: openstack$",
+        ),
+        ("gce", {}, {"GOOGLE_CREDENTIALS": "/root/key.json"}, r"^provider gce: key: .*\(no JSON\); `export GOOGLE"),
+        (
+            "ec2", {"image": "i", "location": "moon"}, {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"},
+            "^provider ec2: location 'moon' is no region of EC2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_only_a_cloud_can_see_is_missing_is_said_before_anything_is_written(
+    fleet, monkeypatch, tmp_path, cloud, own, secrets, words
+):
+    folder = shutil.copytree(REPOSITORY / "pillar", tmp_path / "pillar")
+    (folder / "clouds.sls").write_text(json.dumps({"clouds": {cloud: own}}))
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    elsewhere = dataclasses.replace(fleet, cloud=cloud, pillar_dir=folder)
+    with pytest.raises(SalternError, match=words) as said:
+        rented.start(elsewhere, up.Progress(), ["prod1"])
+    assert "\n" not in str(said.value)
+    assert Fleet.load(fleet.state_dir).cloud == "local"
 
 
 def test_without_a_master_that_machines_could_reach_nothing_is_rented(fleet, monkeypatch):

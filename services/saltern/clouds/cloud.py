@@ -199,7 +199,10 @@ class Cloud:
                 return None  # EC2 does not know at once what it has just made
             if found is None or found.state in (GONE, dialect.FAILED):
                 state = found.state if found else GONE
-                raise SalternError(f"{node.name}: {self.settings.alias} says it is {state}")
+                why = faults.one_line(self.dialect.why(found.own)) if found else ""
+                raise SalternError(
+                    f"{node.name}: {self.settings.alias} says it is {state}{why and f': {why}'}"
+                )
             return found if condition(found) else None
 
         if condition(node):
@@ -303,17 +306,17 @@ class Cloud:
     def start(self, name: str) -> Node:
         """Start a stopped machine and wait until it runs; one that runs is left alone."""
         with self.fleet.locked(f"machine-{name}"):
-            return self._start(self.find(name))
+            return self._start(self._settled(name))
 
     def stop(self, name: str) -> Node:
         """Shut a machine down through its own system and wait until it is off; one that is off is left alone."""
         with self.fleet.locked(f"machine-{name}"):
-            return self._stop(self.find(name))
+            return self._stop(self._settled(name))
 
     def reboot(self, name: str) -> Node:
         """Have a machine shut down and start again, without waiting for it; one that is off is started."""
         with self.fleet.locked(f"machine-{name}"):
-            node = self.find(name)
+            node = self._settled(name)
             if node.state == STOPPED:
                 return self._start(node)
             self.asking.ask(f"{name}: reboot", lambda: self.driver.reboot_node(node.own))
@@ -330,28 +333,78 @@ class Cloud:
                 f"resize: not possible at {self.settings.alias}; make a machine of the other size"
             )
         with self.fleet.locked(f"machine-{name}"):
-            node = self.find(name)
+            node = self._settled(name)
             if node.size != size.id:
+                now = replace(node, state=STOPPED)
                 try:
-                    off = self._stop(node)
-                    self.asking.ask(
+                    now = off = self._stop(node)
+
+                    def there(seen: Node) -> bool:
+                        # Vultr starts what it has changed.
+                        return seen.size == size.id and seen.state in (STOPPED, RUNNING, dialect.RESIZED)
+
+                    self._have(
+                        off,
                         f"{name}: {self.settings.alias}: size {size.id}",
                         lambda: change(self.driver, off.own, dialect.size(self.driver, size.id)),
+                        there,
                     )
-                    self._await(
-                        replace(off, state=dialect.PENDING),
-                        lambda seen: seen.size == size.id and seen.state == STOPPED,
-                        f"to have size {size.id}",
-                    )
+                    now = self._await(replace(off, state=dialect.PENDING), there, f"to have size {size.id}")
+                    if now.state == dialect.RESIZED:
+                        now = self._confirm(now)
                 finally:
-                    if node.state == RUNNING:
-                        self._start(replace(node, state=STOPPED))
+                    if node.state in (RUNNING, dialect.PENDING):  # pending: it was being started again
+                        self._start(now)
+                    elif now.state == RUNNING:
+                        self._stop(now)
             ledger.change(self.fleet, name, memory=size.memory, cpus=size.cpus)
+
+    def _settled(self, name: str) -> Node:
+        """A machine; what another command left waiting for its size to be confirmed is confirmed."""
+        node = self.find(name)
+        return self._confirm(node) if node.state == dialect.RESIZED else node
+
+    def _confirm(self, node: Node) -> Node:
+        """Have a machine that waits for it keep its new size."""
+
+        def there(seen: Node) -> bool:
+            return seen.state in (STOPPED, RUNNING)
+
+        self._have(
+            node,
+            f"{node.name}: confirm its size",
+            lambda: self.dialect.confirm(self.driver, node.own),
+            there,
+        )
+        return self._await(replace(node, state=dialect.PENDING), there, "to keep its size")
+
+    def _have(
+        self, node: Node, what: str, request: Callable[[], object], there: Callable[[Node], bool]
+    ) -> None:
+        """Ask for a change, and again only if it is not there: the first answer may have been lost.
+
+        What a machine is already many clouds refuse to make of it.
+        """
+        asked = False
+
+        def ask() -> None:
+            nonlocal asked
+            if asked and (seen := self._look(node)) is not None and there(seen):
+                return
+            asked = True
+            request()
+
+        self.asking.ask(what, ask)
 
     def _start(self, node: Node) -> Node:
         if node.state == RUNNING:
             return node
-        self.asking.ask(f"{node.name}: start", lambda: self.dialect.start(self.driver, node.own))
+        self._have(
+            node,
+            f"{node.name}: start",
+            lambda: self.dialect.start(self.driver, node.own),
+            lambda seen: seen.state == RUNNING,
+        )
         runs = self._await(replace(node, state=dialect.PENDING), _reachable, "to run")
         ledger.change(self.fleet, node.name, address=runs.address)
         return runs
@@ -359,10 +412,12 @@ class Cloud:
     def _stop(self, node: Node) -> Node:
         if node.state == STOPPED:
             return node
-        self.asking.ask(f"{node.name}: stop", lambda: self.dialect.stop(self.driver, node.own))
-        return self._await(
-            replace(node, state=dialect.PENDING), lambda seen: seen.state == STOPPED, "to stop"
-        )
+
+        def there(seen: Node) -> bool:
+            return seen.state == STOPPED
+
+        self._have(node, f"{node.name}: stop", lambda: self.dialect.stop(self.driver, node.own), there)
+        return self._await(replace(node, state=dialect.PENDING), there, "to stop")
 
     # --- what there is to choose from
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
+from libcloud.common.base import Connection
 from libcloud.compute.base import Node as LibcloudNode
 from libcloud.compute.base import NodeDriver, NodeImage, NodeLocation, NodeSize
 from libcloud.compute.providers import get_driver
 from libcloud.compute.types import NodeState
 
 from saltern.clouds.settings import Endpoint, Settings, Size
+from saltern.errors import SalternError
+from saltern.fleet import PRIVATE
 
 # What a machine is marked with in the cloud: the fleet it belongs to, its role, and the one order that made it.
 FLEET, ROLE, TOKEN = "saltern-fleet", "saltern-role", "saltern-order"
-PENDING, RUNNING, STOPPED, GONE, FAILED, UNKNOWN = (
-    "pending", "running", "stopped", "gone", "failed", "unknown",
+PENDING, RUNNING, STOPPED, RESIZED, GONE, FAILED, UNKNOWN = (
+    "pending", "running", "stopped", "resized", "gone", "failed", "unknown",
 )  # fmt: skip
+"""What a machine is. resized: of another size, and waiting to be told that it shall stay so."""
 STATES = {
     NodeState.RUNNING: RUNNING, NodeState.PENDING: PENDING, NodeState.STARTING: PENDING, NodeState.STOPPED: STOPPED,
     NodeState.TERMINATED: GONE, NodeState.ERROR: FAILED, NodeState.REBOOTING: PENDING, NodeState.UPDATING: PENDING,
@@ -72,6 +77,10 @@ def nothing_left(driver: NodeDriver, settings: Settings, name: str) -> Sequence[
     return ()
 
 
+def nothing_to_confirm(driver: NodeDriver, node: LibcloudNode) -> None:
+    """A machine of this cloud that has another size stays so."""
+
+
 def plain_state(node: LibcloudNode) -> str:
     return STATES.get(node.state, UNKNOWN)
 
@@ -91,10 +100,12 @@ class Dialect:
     :ivar scan: the same for less, where the full account costs requests for each: no more than what is marked how
     :ivar look: one machine anew; raises a GONE fault or answers None if there is none
     :ivar resize: change the size of a stopped machine; None where that is not possible
+    :ivar confirm: have a machine that is `RESIZED` stay so
     :ivar destroy: end a machine
     :ivar leftovers: what to call to remove what a machine by this name leaves behind beside itself
     :ivar images: those worth showing, where a cloud has hundreds of thousands
     :ivar state: of a machine
+    :ivar why: what the cloud says of a machine that failed, if anything
     :ivar user_data_limit: bytes
     """
 
@@ -116,6 +127,8 @@ class Dialect:
     destroy: Callable[[NodeDriver, LibcloudNode], object] = lambda driver, node: driver.destroy_node(node)
     leftovers: Callable[[NodeDriver, Settings, str], Sequence[Callable[[], object]]] = nothing_left
     state: Callable[[LibcloudNode], str] = plain_state
+    why: Callable[[LibcloudNode], str] = lambda node: ""
+    confirm: Callable[[NodeDriver, LibcloudNode], object] = nothing_to_confirm
     repeatable: bool = False
     user_data_limit: int = 65_536
 
@@ -128,6 +141,24 @@ class Dialect:
         )  # fmt: skip
 
 
+def tags(order: Order) -> list[str]:
+    """An order's labels, for clouds whose marks are single words."""
+    return [f"{key}:{value}" for key, value in order.labels.items()]
+
+
+def labels_of_tags(found: Iterable[str]) -> dict[str, str]:
+    """The labels among a machine's tags."""
+    return dict(tag.split(":", 1) for tag in found if ":" in tag)
+
+
+def sorted_addresses(found: Iterable[str]) -> tuple[list[str], list[str]]:
+    """IPv4 addresses as private and public ones."""
+    private, public = [], []
+    for address in found:
+        (private if any(ip_address(address) in network for network in PRIVATE) else public).append(address)
+    return private, public
+
+
 def driver_class(provider: str) -> type[NodeDriver]:
     """libcloud's class for a cloud."""
     return get_driver(provider)
@@ -138,13 +169,30 @@ def point(driver: NodeDriver, endpoint: Endpoint | None, timeout: float) -> Node
 
     Not every class of libcloud hands `host` and `port` on to its connection, so they are set there.
     """
-    connection = driver.connection
+    direct(driver.connection, endpoint, timeout)
+    return driver
+
+
+def direct(connection: Connection, endpoint: Endpoint | None, timeout: float) -> None:
+    """The same for one connection."""
     connection.timeout = timeout
     if endpoint is not None:
         connection.host, connection.port = endpoint.host, endpoint.port
         connection.secure, connection.request_path = int(endpoint.secure), endpoint.root
     connection.connection = None  # the next request makes it, with these
-    return driver
+
+
+def only_here(order: Order, settings: Settings, what: str) -> None:
+    """Refuse an order for another place than the one whose machines a provider knows.
+
+    :param what: the cloud calls such a place
+    :raises SalternError: it is for another
+    """
+    if order.location != settings.location:
+        raise SalternError(
+            f"location {order.location!r}: provider {settings.alias} is the {what} {settings.location}; another {what} "
+            "is another provider"
+        )
 
 
 def size(driver: NodeDriver, id_: str) -> NodeSize:

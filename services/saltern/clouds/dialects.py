@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from saltern.clouds import azure, digitalocean, ec2
+from saltern.clouds import azure, digitalocean, ec2, gce, linode, openstack, vultr
 from saltern.clouds.dialect import Dialect
 from saltern.errors import SalternError
 
@@ -12,6 +12,10 @@ DIALECTS: Mapping[str, Dialect] = {
     "digitalocean": digitalocean.DIALECT,
     "ec2": ec2.DIALECT,
     "azure_arm": azure.DIALECT,
+    "openstack": openstack.DIALECT,
+    "linode": linode.DIALECT,
+    "vultr": vultr.DIALECT,
+    "gce": gce.DIALECT,
 }
 
 

@@ -24,19 +24,14 @@ def connect(settings: Settings) -> NodeDriver:
 
 
 def create(driver: NodeDriver, settings: Settings, order: Order, options: Mapping[str, Any]) -> Node:
-    tags = [f"{key}:{value}" for key, value in order.labels.items()]
     return driver.create_node(
         name=order.name,
         size=dialect.size(driver, order.size.id),
         image=dialect.image(driver, order.image),
         location=dialect.location(driver, order.location),
         ex_user_data=order.user_data,
-        ex_create_attr={"private_networking": True, **options, "tags": tags},
+        ex_create_attr={"private_networking": True, **options, "tags": dialect.tags(order)},
     )
-
-
-def labels(node: Node) -> dict[str, str]:
-    return dict(tag.split(":", 1) for tag in node.extra.get("tags") or () if ":" in tag)
 
 
 def size_and_image(node: Node) -> tuple[str, str]:
@@ -54,7 +49,7 @@ DIALECT = Dialect(
     options=("vpc_uuid", "monitoring", "ssh_keys", "backups", "ipv6"),
     connect=connect,
     create=create,
-    labels=labels,
+    labels=lambda node: dialect.labels_of_tags(node.extra.get("tags") or ()),
     size_and_image=size_and_image,
     state=state,
     nodes=lambda driver, settings: driver.list_nodes(),

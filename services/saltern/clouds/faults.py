@@ -19,15 +19,19 @@ LONGEST_WORDS = 300
 
 # What clouds say in the text of an error whose status alone does not tell. In the order they are looked for.
 # DigitalOcean answers 422 to a droplet limit and to a droplet that is at work; EC2 says everything with 400 or 503 and
-# a code of its own; Azure says [Code] before the text.
+# a code of its own; Azure says [Code] before the text; Nova answers 403 to quotas, 409 to what has to wait;
+# Linode and Vultr 400 to both; Google's reason is put before its text.
 PHRASES = (
     (TOKEN, r"UnauthorizedOperation|AuthFailure|InvalidClientTokenId|SignatureDoesNotMatch|ExpiredToken"
-            r"|AuthorizationFailed|InvalidAuthenticationToken|invalid_client"),
-    (LIMIT, r"RequestLimitExceeded|TooManyRequests|Throttling"),
+            r"|AuthorizationFailed|InvalidAuthenticationToken|invalid_client|invalid_grant"),
+    (LIMIT, r"RequestLimitExceeded|TooManyRequests|Throttling|was rate-limited|[rR]ateLimitExceeded"),
     (QUOTA, r"InstanceLimitExceeded|VcpuLimitExceeded|InsufficientInstanceCapacity|QuotaExceeded|AllocationFailed"
-            r"|exceed your (droplet|Droplet) limit|exceeding .* quota|[Qq]uota exceeded|quota limit"),
+            r"|exceed your (droplet|Droplet) limit|exceeding .* quota|[Qq]uota exceeded|quota limit"
+            r"|Maximum number of [\w ]+ exceeded|Account Limit reached|have reached the maximum"
+            r"|quotaExceeded|QUOTA_EXCEEDED|RESOURCE_POOL_EXHAUSTED"),
     (BUSY, r"pending event|IncorrectInstanceState|OperationNotAllowed.*in progress|AnotherOperationInProgress"
-           r"|NicReservedForAnotherVm|NicInUse|RetryableError"),
+           r"|NicReservedForAnotherVm|NicInUse|RetryableError|while it is in task_state|Linode busy"
+           r"|is currently locked|cannot be destroyed within|resourceNotReady|resourceInUse"),
     (GONE, r"InvalidInstanceID\.NotFound"),
 )  # fmt: skip
 
@@ -97,5 +101,10 @@ def _phrase(words: str) -> str | None:
 
 def _words(error: Exception) -> str:
     text = getattr(error, "value", None) or getattr(error, "message", None) or str(error)
-    line = " ".join(re.sub(r"<[^>]+>", " ", str(text)).split()) or type(error).__name__
+    return one_line(str(text)) or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """What a cloud says, on one line that is not too long, without marks of HTML."""
+    line = " ".join(re.sub(r"<[^>]+>", " ", text).split())
     return line if len(line) <= LONGEST_WORDS else line[: LONGEST_WORDS - 1] + "…"

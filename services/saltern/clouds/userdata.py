@@ -29,10 +29,11 @@ BUILDERS = ("packaging", "setuptools", "wheel")
 # Published as source in C only, and Salt runs without: it reads dates in free words with it, which nothing here writes.
 # A machine that serves the public needs no compiler for that.
 LEFT_OUT = ("timelib",)
-# Where clouds answer who asks from inside a machine: nearly all of them, Azure's second, EC2 by IPv6. Only what they
-# say over HTTP is kept to root: Azure and Google resolve names at the same addresses, for everybody.
+# Where clouds answer who asks from inside a machine: nearly all of them, Azure's second; by IPv6 EC2, OpenStack, Linode
+# and Google. Only what they say over HTTP is kept to root: Azure and Google resolve names at the same addresses, for
+# everybody.
 METADATA_IPV4 = ("169.254.169.254", "168.63.129.16")
-METADATA_IPV6 = ("fd00:ec2::254",)
+METADATA_IPV6 = ("fd00:ec2::254", "fe80::a9fe:a9fe", "fd00:a9fe:a9fe::1", "fd20:ce::254")
 METADATA_PORTS = (80, 443, 32526)
 
 

@@ -57,16 +57,23 @@ class Settings:
         return f"http://{self.address}:{self.port}/builds"
 
 
-def read(path: Path) -> Settings:
-    """:raises SalternError: it is missing, or a value is not right"""
+def parse(values: Mapping[str, Any]) -> Settings:
+    """:raises ValueError: a value is missing or not right"""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         made = Settings(
             **{**values, **{name: Path(values[name]) for name in ("home", "repository", "sandbox")}}
         )
         ipaddress.ip_network(made.subnet)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SalternError(
-            f"{path}: not the pipeline's configuration ({error}); `salt 'ops*' state.apply` writes it"
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"not the pipeline's configuration ({error}); `salt 'ops*' state.apply` writes it"
         ) from error
     return made
+
+
+def read(path: Path) -> Settings:
+    """:raises SalternError: it is missing, or a value is not right"""
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SalternError(f"{path}: {error}") from error

@@ -9,14 +9,12 @@ that was running when the worker ended is run again. The build itself happens in
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import io
 import json
 import logging
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +29,7 @@ from typing import Any
 
 import redis
 
-from saltern import artifact
+from saltern import artifact, daemon
 from saltern.builds import BUILDS
 from saltern.errors import SalternError
 from saltern.fleet import write_atomically
@@ -41,7 +39,7 @@ from saltern.pipeline import locks, mails, refs, settings
 from saltern.pipeline.records import Build, Records, collectable, forgettable, superseded
 from saltern.pipeline.runner import PREFIX, Order
 from saltern.pipeline.settings import Settings
-from saltern.redis_link import ConfigError, connect
+from saltern.redis_link import connect
 from saltern.registry import Registry
 from saltern.shell import run
 
@@ -597,25 +595,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM. Exit status 2 when the configuration is unusable."""
     from saltern.pipeline import web
 
-    parser = argparse.ArgumentParser(prog="saltern.pipeline", description="Builds what is pushed.")
-    parser.add_argument(
-        "--config", required=True, type=Path, help="JSON file, such as /etc/saltern/pipeline.json"
-    )
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        config = settings.read(options.config)
+    def begin(values: Mapping[str, Any]) -> Callable[[], None]:
+        config = settings.parse(values)
         client = connect(config.link) if config.link else None
-    except (SalternError, ConfigError) as error:
-        print(f"saltern.pipeline: {error}", file=sys.stderr)
-        return 2
-    worker = Worker(config, connect_sandbox=lambda: unix_socket(config.sandbox), client=client)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stopping.set())
-    worker.records.prepare()
-    with web.serving(worker):
-        worker.run()
-    return 0
+        worker = Worker(config, connect_sandbox=lambda: unix_socket(config.sandbox), client=client)
+        daemon.on_stop(worker.stopping.set)
+
+        def run() -> None:
+            worker.records.prepare()
+            with web.serving(worker):
+                worker.run()
+
+        return run
+
+    return daemon.start("saltern.pipeline", "Builds what is pushed.", begin, arguments)
 
 
 if __name__ == "__main__":
