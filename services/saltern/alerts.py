@@ -157,7 +157,7 @@ class Daemon:
         self.alertmanager, self.settings, self.state = alertmanager, settings, state
         self.alerts: list[Alert] | None = None
         self.memory: Memory | None = read_memory(state)
-        self._problems: dict[str, str] = {}
+        self._problems = daemon.Problems(log)
         self._breath = 0.0
         self._listening: redis.client.PubSub | None = None
         self.stopping = False
@@ -181,10 +181,10 @@ class Daemon:
         """One look at Redis, one at Alertmanager; what cannot be reached is tried again at the next."""
         try:
             self.alerts = self.store.all()
-            self._well("redis")
+            self._problems.end("redis")
         except (redis.RedisError, ValueError) as error:
             # What it said last still holds: an alert is not over because its keeper is away.
-            self._trouble("redis", f"alerts cannot be read: {error}")
+            self._problems.begin("redis", f"alerts cannot be read: {error}")
             # A server that fell silent may hold the subscription, too: the next one goes to who is primary then.
             self._hang_up()
         if self.alerts is None:
@@ -199,9 +199,9 @@ class Daemon:
                 self.alertmanager.post(
                     [posted(alert, self.settings.fleet, now, self.settings.believe_s) for alert in sent]
                 )
-            self._well("alertmanager")
+            self._problems.end("alertmanager")
         except SalternError as error:
-            self._trouble("alertmanager", str(error))
+            self._problems.begin("alertmanager", str(error))
             return
         memory = replace(memory, told=after(self.alerts, sent, memory.told, now))
         if memory != self.memory:
@@ -233,16 +233,6 @@ class Daemon:
             with contextlib.suppress(redis.RedisError):
                 self._listening.close()
         self._listening = None
-
-    def _trouble(self, what: str, words: str) -> None:
-        """Log a problem when it begins, not at every look."""
-        if what not in self._problems:
-            log.error("%s", words)
-        self._problems[what] = words
-
-    def _well(self, what: str) -> None:
-        if self._problems.pop(what, None):
-            log.warning("%s answers again", what)
 
 
 def read_memory(path: Path) -> Memory | None:

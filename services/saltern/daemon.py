@@ -49,3 +49,21 @@ def on_stop(stop: Callable[[], object]) -> None:
     """Call `stop`, in the main thread, when this process is told to end."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop())
+
+
+class Problems:
+    """What is wrong with what a daemon needs, told when it begins and when it is over, not at every look."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._known: set[str] = set()
+
+    def begin(self, what: str, words: str) -> None:
+        if what not in self._known:
+            self._log.error("%s", words)
+        self._known.add(what)
+
+    def end(self, what: str) -> None:
+        if what in self._known:
+            self._log.warning("%s answers again", what)
+        self._known.discard(what)

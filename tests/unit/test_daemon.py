@@ -83,3 +83,15 @@ def test_a_daemon_is_told_to_stop(number):
     daemon.on_stop(lambda: told.append(True))
     signal.raise_signal(number)
     assert told == [True]
+
+
+def test_a_problem_is_told_when_it_begins_and_when_it_is_over(caplog):
+    problems = daemon.Problems(logging.getLogger("test"))
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            problems.begin("redis", "redis: refused")
+        problems.begin("mail", "mail: refused")
+        for _ in range(2):
+            problems.end("redis")
+        problems.begin("redis", "redis: away")
+    assert caplog.messages == ["redis: refused", "mail: refused", "redis answers again", "redis: away"]

@@ -93,7 +93,7 @@ class Worker:
         self._building: threading.Thread | None = None
         self._fault: BaseException | None = None
         self._mail_at: dict[str, float] = {}
-        self._problems: dict[str, str] = {}
+        self._problems = daemon.Problems(log)
 
     def builds(self) -> list[Build]:
         """Every build, oldest first."""
@@ -404,9 +404,9 @@ class Worker:
             try:
                 self._confirm()
                 self._watch_serving()
-                self._well("redis")
+                self._problems.end("redis")
             except (redis.RedisError, ValueError) as error:
-                self._trouble("redis", f"redis: {error}")
+                self._problems.begin("redis", f"redis: {error}")
         self._collect()
 
     def _mail(self) -> None:
@@ -418,10 +418,12 @@ class Worker:
             try:
                 self.send(message, self.config.mail)
             except OSError as error:
-                self._trouble("mail", f"mail: {self.config.mail['smarthost']}: {error}; it is tried again")
+                self._problems.begin(
+                    "mail", f"mail: {self.config.mail['smarthost']}: {error}; it is tried again"
+                )
                 self._mail_at[build.id] = time.monotonic() + MAIL_AGAIN_S
                 continue
-            self._well("mail")
+            self._problems.end("mail")
             self._save(replace(build, mail="sent"))
             self.records.say(build.id, f"mailed to {message['To']}\n")
 
@@ -497,16 +499,6 @@ class Worker:
         for release in collectable(builds, {*running, *waiting}, self.config.keep) & set(kept):
             (self.records.artifacts / f"{release}.tar.gz").unlink()
             log.info("release %s: its artifact was thrown away", release)
-
-    def _trouble(self, what: str, words: str) -> None:
-        """Log a problem when it begins, not at every look."""
-        if what not in self._problems:
-            log.error("%s", words)
-        self._problems[what] = words
-
-    def _well(self, what: str) -> None:
-        if self._problems.pop(what, None):
-            log.warning("%s answers again", what)
 
 
 class _Patient:
