@@ -21,8 +21,9 @@ import redis
 from saltern import master
 from saltern.alert_store import Alarm
 from saltern.errors import SalternError
-from saltern.fleet import Fleet, role_of
+from saltern.fleet import LOCAL, Fleet, role_of
 from saltern.intents import Intent
+from saltern.local import machine
 from saltern.pillar import POOL_OF_ROLE
 from saltern.registry import PREFIX, Registry, State, UnknownInstance
 from saltern.scaling import Member, free_names, number_of, youngest_first
@@ -90,6 +91,9 @@ class World(Protocol):
 
     def configure(self, ids: Sequence[str]) -> None:
         """Have these apply their states, without waiting for the end."""
+
+    def favour(self, ids: Sequence[str], favoured: bool) -> None:
+        """Put machines before others that share their processors, or no longer; one that is not there is no error."""
 
 
 class SaltCloud:
@@ -160,6 +164,12 @@ class SaltCloud:
 
     def _held(self, ids: Iterable[str]) -> _Held:
         return _Held(self.fleet.state_dir / "locks", sorted(ids))
+
+    def favour(self, ids: Sequence[str], favoured: bool) -> None:
+        # Machines elsewhere have processors of their own.
+        if self.fleet.cloud == LOCAL:
+            for id_ in ids:
+                machine.favour(self.fleet, id_, favoured)
 
     def _cloud(self, handles: Sequence[int], *arguments: str) -> str:
         """Run salt-cloud; its last words. It holds the machines' locks itself, until it ends, whoever started it."""
@@ -324,12 +334,16 @@ def bring_to_service(work: Work, names: Sequence[str]) -> None:
     if not names:
         return
     work.world.create(role_of(names[0]), names)
+    # Those it is to help leave it none.
+    work.world.favour(names, True)
     try:
         await_service(work, names)
     except SalternError:
         for id_ in sorted(set(names) - work.world.present(names)):
             work.world.destroy(id_)
         raise
+    finally:
+        work.world.favour(names, False)
 
 
 def await_service(work: Work, names: Sequence[str]) -> None:

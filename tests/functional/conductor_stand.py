@@ -91,6 +91,7 @@ class Cloud:
         self.registry = Registry(client)
         self.there: dict[str, Machine] = {}
         self.dead: set[str] = set()
+        self.favoured: set[str] = set()
         self.silent: set[str] = set()
         self.did: list[tuple[str, str]] = []
         self.fails: dict[str, int] = {}
@@ -185,6 +186,9 @@ class Cloud:
             self.did.append(("configure", id_))
             self._register(id_)
         self.observe()
+
+    def favour(self, ids: Sequence[str], favoured: bool) -> None:
+        self.favoured = self.favoured | {*ids} if favoured else self.favoured - {*ids}
 
 
 class Stand:

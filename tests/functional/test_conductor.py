@@ -406,12 +406,16 @@ def test_a_machine_nobody_configured_is_told_to_apply_its_states(stand):
 
     def late(ids):
         stand.cloud._register = register
+        told.append(stand.cloud.favoured)
         configure(ids)
 
+    told: list[set[str]] = []
     stand.cloud.configure = late
     Queue(stand.client, "test").put(Intent("scale", "prod", {"to": 2}))
     stand.settle(stand.begin())
     assert stand.cloud.did == [("create", "prod2"), ("configure", "prod2")]
+    # While it is configured it goes before those whose load it is to take, and not after.
+    assert (told, stand.cloud.favoured) == ([{"prod2"}], set())
 
 
 def test_a_drain_that_does_not_end_is_given_up_and_the_machine_serves_again(stand):
