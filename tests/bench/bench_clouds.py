@@ -39,7 +39,8 @@ def fleet() -> Iterator[Fleet]:
     """A fleet that is only written down."""
     folder = Path(tempfile.mkdtemp(prefix="saltern-"))
     try:
-        made = Fleet("bench", "10.99.0.0/24", folder)
+        # By its name, which is a part of a machine's at some clouds, the fakes know whose machines they have.
+        made = Fleet("test", "10.99.0.0/24", folder)
         made.save()
         secrets.ensure(made)
         yield made
