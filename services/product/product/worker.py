@@ -1,4 +1,6 @@
-"""A gunicorn thread worker that loses no connection at a stop and holds nobody up for one that lingers."""
+"""A gunicorn thread worker that loses no connection at a stop, holds nobody up for one that lingers, and leaves no
+answer half sent when it is killed.
+"""
 
 import selectors
 import time
@@ -6,6 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 from socket import SHUT_WR
 
+from gunicorn.http import wsgi
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 LINGER = 2.0
@@ -13,6 +16,47 @@ LINGER = 2.0
 
 LINGER_READ = 65536
 """How much of what a client still sends meanwhile is thrown away at once, in bytes."""
+
+
+class WholeResponse(wsgi.Response):
+    """Sends the headers together with what comes first of the body.
+
+    The stock response sends them by themselves, and a busy process may wait a while for its turn before it sends the
+    rest. One that is killed in between leaves half an answer, for which a proxy can ask nobody else.
+    """
+
+    head = b""
+
+    def send_headers(self) -> None:
+        """Make the headers; whoever has what follows sends them."""
+        if not self.headers_sent:
+            lines = [
+                *self.default_headers(),
+                *(f"{name}: {value}\r\n" for name, value in self.headers),
+                "\r\n",
+            ]
+            self.head = "".join(lines).encode("latin-1")
+            self.headers_sent = True
+
+    def close(self) -> None:
+        """End the answer; one without a body is its headers."""
+        self.send_headers()
+        self._flush()
+        super().close()
+
+    def can_sendfile(self) -> bool:
+        """No: a file's content would leave by itself."""
+        return False
+
+    def _emit_body(self, data: bytes) -> None:
+        if self.chunked:
+            data = b"%X\r\n%b\r\n" % (len(data), data)
+        self._flush(data)
+
+    def _flush(self, data: bytes = b"") -> None:
+        if self.head or data:
+            head, self.head = self.head, b""
+            self.sock.sendall(head + data)
 
 
 class DrainingThreadWorker(ThreadWorker):
@@ -32,6 +76,7 @@ class DrainingThreadWorker(ThreadWorker):
     def init_process(self) -> None:
         """Prepare and run the worker; returns when it has stopped."""
         self.lingering: list[TConn] = []
+        wsgi.Response = WholeResponse
         super().init_process()
 
     def set_accept_enabled(self, enabled: bool) -> None:
