@@ -120,6 +120,8 @@ def test_an_open_page_follows_every_flip_and_keeps_what_is_being_typed(flags: Fl
 def test_a_page_opened_before_changes_were_switched_off_is_told_and_loses_nothing(
     flags: Flags, page: Page
 ) -> None:
+    # It hears of nothing by itself: neither on its stream nor when it asks.
+    page.route("**/api/**", lambda route: route.abort())
     page.goto(flags.live.product)
     flags.set_default("disable_set", "on")
     flags.everywhere("/", "The list is closed for changes.")
@@ -129,6 +131,20 @@ def test_a_page_opened_before_changes_were_switched_off_is_told_and_loses_nothin
     expect(page.get_by_text("Not saved: changes are switched off for the moment")).to_be_visible()
     expect(field).to_have_value("Too late")
     assert "Too late" not in run("curl", "-s", f"{flags.live.product}api/items").stdout
+
+
+def test_an_open_page_is_told_of_a_flip_without_asking(flags: Flags, page: Page) -> None:
+    # It asks now and then by a timer alone.
+    page.add_init_script("window.setInterval = () => 0")
+    for _ in range(60):
+        with page.expect_response("**/api/changes") as stream:
+            page.goto(flags.live.product)
+        if stream.value.status == 200:
+            break
+        # An instance has room for some streams; those of pages that are gone end within seconds.
+        page.wait_for_timeout(1000)
+    flags.set_default("site_title", "sea")
+    expect(page).to_have_title("By the sea", timeout=60_000)
 
 
 def test_a_rollout_reaches_some_visitors_and_each_keeps_their_layout(flags: Flags, browser: Browser) -> None:
