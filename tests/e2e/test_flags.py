@@ -45,6 +45,8 @@ def api(flags: Flags, method: str, path: str, body: str = "") -> tuple[int, dict
 
 
 def test_a_new_fleet_has_its_flags_and_its_states_never_touch_them_again(live: Live) -> None:
+    # Tests before this one may have left something for it to do.
+    live.answer("proxy1", "state.apply", "queue=True", timeout=300)
     with kept(live) as flags:
         recorded = flagset.history(flags.client, flagset.HISTORY_LENGTH)
         assert recorded[-1].why == "the flags a new fleet starts with"
