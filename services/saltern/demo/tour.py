@@ -210,10 +210,10 @@ def _calm(plant: Plant) -> Iterator[None]:
     """Nothing happens by itself; machines that are made meanwhile are told in the end, too."""
     try:
         with plant.set(**CALM):
-            plant.refresh(",".join(plant.fleet.inventory()))
+            plant.configure()
             yield
     finally:
-        plant.refresh(",".join(plant.fleet.inventory()))
+        plant.configure()
 
 
 def _show(
