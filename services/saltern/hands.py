@@ -13,6 +13,7 @@ from saltern import artifact, bucket, redis_runs
 from saltern.errors import SalternError
 from saltern.fleet import Fleet
 from saltern.jobs import Jobs
+from saltern.provisioning import SaltCloud
 from saltern.shell import last_line
 from saltern.up import outcome
 
@@ -58,6 +59,9 @@ class Hands(Protocol):
 
     def apply(self, ids: Sequence[str], states: str, seconds: float, alive: Alive) -> Mapping[str, str]:
         """Have machines apply states ("": all of theirs) and wait for the end; what went wrong, by machine."""
+
+    def favour(self, ids: Sequence[str], favoured: bool) -> None:
+        """Put machines before others that share their processors, or no longer; one that is not there is no error."""
 
     def ask(self, address: str, port: int, path: str) -> Any:
         """What an instance itself answers, as JSON."""
@@ -138,6 +142,9 @@ class FleetHands:
             elif found := outcome(said[id_])[1]:
                 faults[id_] = found[0]
         return faults
+
+    def favour(self, ids: Sequence[str], favoured: bool) -> None:
+        SaltCloud(self.fleet).favour(ids, favoured)
 
     def ask(self, address: str, port: int, path: str) -> Any:
         url = f"http://{address}:{port}{path}"

@@ -210,6 +210,15 @@ class Roller:
                 pool.shutdown(wait=False)
             return ahead
 
+    @contextlib.contextmanager
+    def _favoured(self, names: Sequence[str]) -> Iterator[None]:
+        """Machines that are at work on a change do not wait for those that serve, where they share processors."""
+        self.hands.favour(names, True)
+        try:
+            yield
+        finally:
+            self.hands.favour(names, False)
+
     def _forget(self, work: Work) -> None:
         with self._lock:
             for future in self._futures.pop(work.intent.id, {}).values():
@@ -220,8 +229,9 @@ class Roller:
         names = self._instances(work, group)
         if not names:
             return {"machines": [], "whole": {}}
-        faults = self.hands.stage(names, plan.name, self._settings().keep, seconds, alive)
-        differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
+        with self._favoured(names):
+            faults = self.hands.stage(names, plan.name, self._settings().keep, seconds, alive)
+            differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
         if late := {
             id_: f"its states were not looked at within {seconds:g} s" for id_ in names if id_ not in differs
         }:
@@ -352,9 +362,10 @@ class Roller:
         seconds, alive = self._settings().apply_s, self._alive(work)
         switched = self._switched(plan, work, names)
         rest = [id_ for id_ in names if id_ not in switched]
-        faults = dict(self.hands.switch(switched, plan.name, True, seconds, alive)) if switched else {}
-        if rest:
-            faults |= self.hands.apply(rest, "" if plan.releases else plan.name, seconds, alive)
+        with self._favoured(names):
+            faults = dict(self.hands.switch(switched, plan.name, True, seconds, alive)) if switched else {}
+            if rest:
+                faults |= self.hands.apply(rest, "" if plan.releases else plan.name, seconds, alive)
         return {FAILED: _first(faults)} if faults else {"machines": names, "switched": switched}
 
     def _switched(self, plan: Plan, work: Work, names: Iterable[str]) -> list[str]:
@@ -377,7 +388,8 @@ class Roller:
         if not plan.releases and any(role_of(id_) == "redis" for id_ in names):
             _until(self.hands.redis_whole, settings.serve_s, self._alive(work))
         found = self._well(work, self._instances(work, names), plan.name if plan.releases else "", settings)
-        _until(found, settings.serve_s, self._alive(work))
+        with self._favoured(names):
+            _until(found, settings.serve_s, self._alive(work))
         if plan.releases:
             self._register(work, names, plan.name)
         return {"machines": list(names), "started": self._started(work, names, settings)}
@@ -552,7 +564,8 @@ class Roller:
         # Once a group was idle it was told to change, and may be about to: what it runs now proves nothing.
         told = FAILED not in work.facts.get(name.replace("/back#", "/drain#"), {FAILED: "never"})
         for attempt in range(BACK_ATTEMPTS):
-            left = self._go_back(plan, work, names if attempt == 0 else [*left], told)
+            with self._favoured(names):
+                left = self._go_back(plan, work, names if attempt == 0 else [*left], told)
             if not left:
                 break
         there = self._some(work, [*left])

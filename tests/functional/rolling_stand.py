@@ -80,6 +80,7 @@ class Machines:
         """What of a machine is not as its states say, besides the release."""
         self.deaf: set[str] = set()
         self.looked: set[str] = set()
+        self.favoured: list[str] = []
         self.hurried: list[str] = []
         """Whose product was ended at once although it was not idle."""
         self.sick: set[tuple[str, str]] = set()
@@ -114,6 +115,13 @@ class Machines:
                 self.disks.setdefault(id_, set()).add(release)
         alive()
         return {id_: self.faults[id_, "stage"] for id_ in ids if (id_, "stage") in self.faults}
+
+    def favour(self, ids: Sequence[str], favoured: bool) -> None:
+        if favoured:
+            self.favoured += [*ids]
+        else:
+            for id_ in ids:
+                self.favoured.remove(id_)
 
     def look(self, ids: Sequence[str], seconds: float, alive: Callable[[], None]) -> dict[str, list[str]]:
         with self._crashing("look"):

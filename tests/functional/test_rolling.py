@@ -105,6 +105,8 @@ def test_several_at_once_and_never_more_out_than_may_be(rolls):
     stand.settle(stand.start())
     stand.expect("r2", most_out=2)
     assert [ids for ids, _ in stand.hands.applied] == [("prod1", "prod2"), ("prod3", "prod4"), ("prod5",)]
+    # Nobody goes before the others for longer than it is at work.
+    assert stand.hands.favoured == []
 
 
 def test_a_machine_of_which_more_would_change_gets_its_whole_highstate_and_others_are_switched(rolls):

@@ -290,7 +290,6 @@ class Plant:
             salt = master.command(self.fleet, "salt", "-L", machines, "saltutil.refresh_pillar", "wait=True")
             subprocess.run(salt, check=True, stdout=subprocess.DEVNULL, start_new_session=True)
 
-
     def configure(self) -> None:
         """Have every machine be as the pillar says by now: a roll would find more to change than its release."""
         everybody = ",".join(self.fleet.inventory())
