@@ -13,7 +13,7 @@ from saltern import artifact, bucket, redis_runs
 from saltern.errors import SalternError
 from saltern.fleet import Fleet
 from saltern.jobs import Jobs
-from saltern.provisioning import SaltCloud
+from saltern.local import machine
 from saltern.shell import last_line
 from saltern.up import outcome
 
@@ -144,7 +144,7 @@ class FleetHands:
         return faults
 
     def favour(self, ids: Sequence[str], favoured: bool) -> None:
-        SaltCloud(self.fleet).favour(ids, favoured)
+        machine.favour(self.fleet, ids, favoured)
 
     def ask(self, address: str, port: int, path: str) -> Any:
         url = f"http://{address}:{port}{path}"

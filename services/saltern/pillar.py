@@ -253,7 +253,7 @@ def for_machine(fleet: Fleet, minion_id: str) -> dict[str, Any]:
             "subnet": fleet.subnet,
             # In the same order whichever of them tells it.
             "masters": sorted((fleet.master, *fleet.peers)),
-            "master": min(fleet.gateway, *fleet.peers) if fleet.peers else fleet.gateway,
+            "master": min((fleet.gateway, *fleet.peers)),
             "modules": modules_revision(),
             # Machines of a pool come and go; who needs those asks the registry.
             "hosts": {i: a for i, a in addresses.items() if role_of(i) not in POOL_OF_ROLE},

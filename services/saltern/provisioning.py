@@ -21,7 +21,7 @@ import redis
 from saltern import master
 from saltern.alert_store import Alarm
 from saltern.errors import SalternError
-from saltern.fleet import LOCAL, Fleet, role_of
+from saltern.fleet import Fleet, role_of
 from saltern.intents import Intent
 from saltern.local import machine
 from saltern.pillar import POOL_OF_ROLE
@@ -166,10 +166,7 @@ class SaltCloud:
         return _Held(self.fleet.state_dir / "locks", sorted(ids))
 
     def favour(self, ids: Sequence[str], favoured: bool) -> None:
-        # Machines elsewhere have processors of their own.
-        if self.fleet.cloud == LOCAL:
-            for id_ in ids:
-                machine.favour(self.fleet, id_, favoured)
+        machine.favour(self.fleet, ids, favoured)
 
     def _cloud(self, handles: Sequence[int], *arguments: str) -> str:
         """Run salt-cloud; its last words. It holds the machines' locks itself, until it ends, whoever started it."""

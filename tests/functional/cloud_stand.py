@@ -127,6 +127,19 @@ def make_cloud(
     return Cloud(read, spoken, clock=clock or QuickClock())
 
 
+def wanted(cloud: Cloud, name: str = "prod6", size: str = "small", **changes: str) -> cloud_module.Wanted:
+    """A machine as the driver orders it, of what its provider says."""
+    about = {"image": cloud.settings.image, "location": cloud.settings.location, "user_data": "", **changes}
+    return cloud_module.Wanted(name, cloud.settings.size(size), **about, options=cloud.settings.options)
+
+
+def keep_keys(fleet: Fleet) -> None:
+    """Make what a master has for keys: salt-cloud's processes, side by side, race to make it."""
+    for keys in ("minions", "minions_pre", "minions_rejected"):
+        (fleet.pki / "master" / keys).mkdir(parents=True)
+    (fleet.pki / "master" / "master.pub").write_text("the master's public key\n")
+
+
 def load_driver(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
         f"driver_{name}", REPOSITORY / "salt" / "_clouds" / f"{name}.py"

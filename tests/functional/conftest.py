@@ -30,6 +30,12 @@ def patient_clients() -> Iterator[None]:
 
 
 @pytest.fixture
+def bare(make_fleet: Callable[..., Any]) -> Any:
+    """A fleet without machines."""
+    return make_fleet(machines={})
+
+
+@pytest.fixture
 def make_stand(tmp_path: Path) -> Iterator[Callable[..., Stand]]:
     """Make traffic planes with pillar values of one's own; all are ended after the test."""
     stands: list[Stand] = []

@@ -23,6 +23,7 @@ from cloud_stand import (
     OPENSTACK,
     VULTR,
     make_cloud,
+    wanted,
 )
 from cloud_storm import storm
 from fake_gce import Gce
@@ -31,7 +32,7 @@ from fake_openstack import OpenStack
 from fake_vultr import Vultr
 from host import until
 from saltern.clouds import ledger
-from saltern.clouds.cloud import Cloud, Wanted
+from saltern.clouds.cloud import Cloud
 from saltern.errors import SalternError
 
 # moto knows no limits, no tokens and no waiting.
@@ -39,17 +40,6 @@ FAKED = {name: about for name, about in CLOUDS.items() if name != "ec2"}
 # Where asking twice makes two machines.
 UNREPEATABLE = {name: CLOUDS[name] for name in ("digitalocean", "openstack", "vultr")}
 FIFTY = [f"prod{number}" for number in range(1, 51)]
-
-
-@pytest.fixture
-def bare(make_fleet):
-    """A fleet without machines."""
-    return make_fleet(machines={})
-
-
-def wanted(cloud: Cloud, name: str = "prod6", size: str = "small", **changes: str) -> Wanted:
-    about = {"image": cloud.settings.image, "location": cloud.settings.location, "user_data": "", **changes}
-    return Wanted(name, cloud.settings.size(size), **about)
 
 
 def check(outcome, fleet) -> None:

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import pytest
 from cloud_fakes import CUT_LATE, LATE
-from cloud_stand import ENVIRONMENT, GCE, make_cloud
+from cloud_stand import ENVIRONMENT, GCE, make_cloud, wanted
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from fake_gce import Gce, key_file
 from saltern.clouds import gce, ledger
-from saltern.clouds.cloud import Cloud, Wanted
 from saltern.errors import SalternError
-from saltern.fleet import Fleet
-
-
-@pytest.fixture
-def bare(make_fleet) -> Fleet:
-    """A fleet without machines."""
-    return make_fleet(machines={})
-
-
-def wanted(cloud: Cloud, name: str = "prod6", **changes: str) -> Wanted:
-    about = {"image": cloud.settings.image, "location": cloud.settings.location, "user_data": "", **changes}
-    return Wanted(name, cloud.settings.size("small"), **about, options=cloud.settings.options)
 
 
 def test_another_accounts_key_is_refused_at_once_and_not_tried_again(bare):

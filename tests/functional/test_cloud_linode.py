@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import pytest
 from cloud_fakes import CUT_LATE, LATE
-from cloud_stand import LINODE, make_cloud
+from cloud_stand import LINODE, make_cloud, wanted
 from fake_linode import Linode
 from saltern.clouds import ledger
-from saltern.clouds.cloud import Cloud, Wanted
 from saltern.errors import SalternError
-from saltern.fleet import Fleet
-
-
-@pytest.fixture
-def bare(make_fleet) -> Fleet:
-    """A fleet without machines."""
-    return make_fleet(machines={})
-
-
-def wanted(cloud: Cloud, name: str = "prod6", **changes: str) -> Wanted:
-    about = {"image": cloud.settings.image, "location": cloud.settings.location, "user_data": "", **changes}
-    return Wanted(name, cloud.settings.size("small"), **about, options=cloud.settings.options)
 
 
 @pytest.mark.parametrize("wrong", [LATE, CUT_LATE])

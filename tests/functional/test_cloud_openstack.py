@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import pytest
 from cloud_fakes import CUT_LATE
-from cloud_stand import ENVIRONMENT, OPENSTACK, make_cloud
+from cloud_stand import ENVIRONMENT, OPENSTACK, make_cloud, wanted
 from fake_openstack import OpenStack
 from saltern.clouds import dialects, settings
-from saltern.clouds.cloud import Cloud, Wanted
+from saltern.clouds.cloud import Cloud
 from saltern.errors import SalternError
-from saltern.fleet import Fleet
-
-
-@pytest.fixture
-def bare(make_fleet) -> Fleet:
-    """A fleet without machines."""
-    return make_fleet(machines={})
-
-
-def wanted(cloud: Cloud, name: str = "prod6") -> Wanted:
-    set_ = cloud.settings
-    return Wanted(name, set_.size("small"), set_.image, set_.location, "", options=set_.options)
 
 
 def test_a_users_name_and_password_serve_where_a_project_is_named(bare):

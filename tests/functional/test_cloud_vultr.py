@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from cloud_stand import VULTR, make_cloud
+from cloud_stand import VULTR, make_cloud, wanted
 from fake_vultr import Vultr
-from saltern.clouds.cloud import Cloud, Wanted
 from saltern.errors import SalternError
-from saltern.fleet import Fleet
-
-
-@pytest.fixture
-def bare(make_fleet) -> Fleet:
-    """A fleet without machines."""
-    return make_fleet(machines={})
-
-
-def wanted(cloud: Cloud, name: str = "prod6", **changes: str) -> Wanted:
-    about = {"image": cloud.settings.image, "location": cloud.settings.location, "user_data": "", **changes}
-    return Wanted(name, cloud.settings.size("small"), **about, options=cloud.settings.options)
 
 
 @pytest.mark.parametrize(("options", "vpc"), [({}, True), ({"vpc": "vpc-of-ours"}, ["vpc-of-ours"])])

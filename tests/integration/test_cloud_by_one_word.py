@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 from cloud_fakes import Fake
-from cloud_stand import fake_of
+from cloud_stand import fake_of, keep_keys
 from fake_gce import key_file
 from saltern import master, rented
 from saltern.clouds.cloud import Wanted
@@ -73,13 +73,7 @@ def word(request, make_fleet, tmp_path, monkeypatch) -> Iterator[Word]:
         }
         (pillar / "clouds.sls").write_text(yaml.safe_dump({"clouds": {cloud: own}}))
         master.configure(fleet)
-        for keys in (
-            "minions",
-            "minions_pre",
-            "minions_rejected",
-        ):  # a master has them; salt-cloud's processes race to make them
-            (fleet.pki / "master" / keys).mkdir(parents=True)
-        (fleet.pki / "master" / "master.pub").write_text("the master's public key\n")
+        keep_keys(fleet)
         for variable in (name for names in SECRETS.values() for name in names):
             monkeypatch.delenv(variable, raising=False)
         yield Word(fleet, fake, SECRETS[cloud])

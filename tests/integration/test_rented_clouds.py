@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 import yaml
 from cloud_fakes import DigitalOcean
+from cloud_stand import keep_keys
 from saltern import master
 from saltern.fleet import REPOSITORY, Fleet
 
@@ -28,13 +29,7 @@ class Rented:
 def rented(make_fleet) -> Iterator[Rented]:
     fleet = make_fleet(machines={})
     master.configure(fleet)
-    for keys in (
-        "minions",
-        "minions_pre",
-        "minions_rejected",
-    ):  # a master has them; salt-cloud's processes race to make them
-        (fleet.pki / "master" / keys).mkdir(parents=True)
-    (fleet.pki / "master" / "master.pub").write_text("the master's public key\n")
+    keep_keys(fleet)
     folder = fleet.etc / "clouds" / "digitalocean"
     with DigitalOcean(looks=1).serving() as fake:
         path = folder / "cloud.providers.d" / "digitalocean.conf"

@@ -116,8 +116,10 @@ class Dialect:
     labels: Callable[[LibcloudNode], Mapping[str, str]]
     size_and_image: Callable[[LibcloudNode], tuple[str, str]]
     resize: Callable[[NodeDriver, LibcloudNode, NodeSize], object] | None
-    nodes: Callable[[NodeDriver, Settings], Sequence[LibcloudNode]]
     look: Callable[[NodeDriver, Settings, LibcloudNode], LibcloudNode | None]
+    nodes: Callable[[NodeDriver, Settings], Sequence[LibcloudNode]] = lambda driver, settings: (
+        driver.list_nodes()
+    )
     scan: Callable[[NodeDriver, Settings], Sequence[LibcloudNode]] | None = None
     images: Callable[[NodeDriver, Settings], Sequence[NodeImage]] = lambda driver, settings: (
         driver.list_images()
@@ -149,6 +151,11 @@ def tags(order: Order) -> list[str]:
 def labels_of_tags(found: Iterable[str]) -> dict[str, str]:
     """The labels among a machine's tags."""
     return dict(tag.split(":", 1) for tag in found if ":" in tag)
+
+
+def tagged(node: LibcloudNode) -> dict[str, str]:
+    """The labels of a machine whose marks are tags."""
+    return labels_of_tags(node.extra.get("tags") or ())
 
 
 def sorted_addresses(found: Iterable[str]) -> tuple[list[str], list[str]]:

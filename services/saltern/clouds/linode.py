@@ -86,12 +86,8 @@ def create(driver: _Driver, settings: Settings, order: Order, options: Mapping[s
 def _made(driver: _Driver, order: Order) -> Node | None:
     """What an earlier request for the same order came to."""
     return next(
-        (node for node in driver.list_nodes() if labels(node).get(dialect.TOKEN) == order.token), None
+        (node for node in driver.list_nodes() if dialect.tagged(node).get(dialect.TOKEN) == order.token), None
     )
-
-
-def labels(node: Node) -> Mapping[str, str]:
-    return dialect.labels_of_tags(node.extra.get("tags") or ())
 
 
 def state(node: Node) -> str:
@@ -109,10 +105,9 @@ DIALECT = Dialect(
     options=("firewall_id", "authorized_keys", "backups_enabled", "swap_size"),
     connect=connect,
     create=create,
-    labels=labels,
+    labels=dialect.tagged,
     size_and_image=lambda node: (str(node.extra.get("type") or ""), str(node.extra.get("image") or "")),
     state=state,
-    nodes=lambda driver, settings: driver.list_nodes(),
     look=lambda driver, settings, node: driver.ex_get_node(node.id),
     start=lambda driver, node: driver.act(node, "boot"),
     stop=lambda driver, node: driver.act(node, "shutdown"),

@@ -191,7 +191,6 @@ DIALECT = Dialect(
     ),
     state=state,
     why=lambda node: str((node.extra.get("fault") or {}).get("message", "")),
-    nodes=lambda driver, settings: driver.list_nodes(),
     look=lambda driver, settings, node: driver.ex_get_node_details(node.id),
     start=lambda driver, node: driver.act(node, {"os-start": None}),
     stop=lambda driver, node: driver.act(node, {"os-stop": None}),

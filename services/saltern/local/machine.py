@@ -12,12 +12,12 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from saltern.errors import SalternError
-from saltern.fleet import Fleet, role_of, write_atomically
+from saltern.fleet import LOCAL, Fleet, role_of, write_atomically
 from saltern.local import cgroup, image, network
 from saltern.local.cgroup import Limits
 from saltern.shell import last_line, run
@@ -237,15 +237,16 @@ def start(fleet: Fleet, name: str) -> None:
             _boot(fleet, machine)
 
 
-def favour(fleet: Fleet, name: str, favoured: bool) -> None:
-    """Put a machine before others when processors are short, as one that has processors of its own would be; or no
-    longer. One that does not run is left alone.
+def favour(fleet: Fleet, names: Iterable[str], favoured: bool) -> None:
+    """Put machines before others when processors are short, as those that have processors of their own would be; or no
+    longer. Those that do not run are left alone, and so are those elsewhere.
 
     :raises SalternError: the host does not let us
     """
-    with fleet.locked(f"machine-{name}"):
-        if is_running(fleet, name):
-            cgroup.prefer(group(fleet, name), FAVOUR if favoured else 1)
+    for name in names if fleet.cloud == LOCAL else ():
+        with fleet.locked(f"machine-{name}"):
+            if is_running(fleet, name):
+                cgroup.prefer(group(fleet, name), FAVOUR if favoured else 1)
 
 
 def stop(fleet: Fleet, name: str, *, orderly: bool = True) -> None:
