@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
 from fleet_commands import Live, run, wait_for
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from saltern.local import cgroup
 
 
@@ -93,6 +94,24 @@ def test_it_says_who_served_it_and_both_pools_do(empty_list: Live, page: Page) -
         served = page.locator("#served").inner_text()
         pools.add(re.search(r"\b(prod|canary)\b\s+release", served)[1])
     assert pools == {"prod", "canary"}
+
+
+def test_a_change_heard_while_something_is_sent_is_not_forgotten(empty_list: Live, page: Page) -> None:
+    with page.expect_response("**/api/changes"):
+        page.goto(empty_list.product)
+
+    def answered_late(route: Route) -> None:
+        answer = route.fetch()
+        new = json.dumps({"title": "Bake bread"})
+        run("curl", "-s", "-d", new, "-H", "Content-Type: application/json", f"{empty_list.product}api/items")
+        wait_for(lambda: _all_have(empty_list, "Bake bread"), 10, "every instance has the list")
+        # The page is told within a quarter of a second.
+        time.sleep(1)
+        route.fulfill(response=answer)
+
+    page.route(f"{empty_list.product}items", answered_late)
+    _add(page, "Sail to an island")
+    expect(page.get_by_role("checkbox", name="Bake bread")).to_be_visible(timeout=10_000)
 
 
 def test_with_redis_away_it_shows_the_list_and_says_so(empty_list: Live, page: Page) -> None:

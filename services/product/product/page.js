@@ -104,13 +104,16 @@
     }
   }
 
-  // Told of changes while a stream is open; where there is none, it is asked for them now and then.
+  // Told of changes while a stream is open; where there is none, it is asked for them now and then. What was heard while
+  // an item was being edited or something was being sent is looked at again once that is over.
   let stream = null;
+  let heard = null;
   function listen() {
-    if (document.hidden || (stream && stream.readyState !== EventSource.CLOSED)) return;
+    if (stream && stream.readyState !== EventSource.CLOSED) return;
     stream = new EventSource("/api/changes");
     stream.addEventListener("change", (event) => {
-      if (event.data !== byId("list").dataset.mark) refresh();
+      heard = event.data;
+      look();
     });
   }
 
@@ -121,14 +124,11 @@
       return;
     }
     listen();
-    if (stream.readyState !== EventSource.OPEN) refresh();
+    if (stream.readyState !== EventSource.OPEN || heard !== byId("list").dataset.mark) refresh();
   }
 
   if (location.search) history.replaceState(null, "", "/");
-  listen();
+  if (!document.hidden) listen();
   setInterval(look, REFRESH);
-  document.addEventListener("visibilitychange", () => {
-    look();
-    refresh();
-  });
+  document.addEventListener("visibilitychange", look);
 })();
