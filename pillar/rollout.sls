@@ -19,7 +19,7 @@ rollout:
   # or shall and those of tags. Older ones go when a new one comes.
   keep: 5
 
-  # Seconds a machine must have answered well through the proxy before the next is taken.
+  # Seconds a machine must have answered well through the proxy, without a break, before the next is taken.
   min_healthy_s: 2
   # Seconds all of them must have done so after the last one, before it counts as done: what dies young dies here.
   steady_s: 5

@@ -148,8 +148,7 @@ class Roller:
 
     def _in_order(self, work: Work, going: Iterable[str], how: str) -> tuple[str, ...]:
         servers = (work.observed() or {}).get("servers", {})
-        out = [id_ for id_, server in servers.items() if server["phase"] != "ready"]
-        return rollouts.in_order(going, _sessions(work), out, how)
+        return rollouts.in_order(going, _sessions(work), rollouts.out(servers, servers), how)
 
     # -- once
 
@@ -229,9 +228,8 @@ class Roller:
         names = self._instances(work, group)
         if not names:
             return {"machines": [], "whole": {}}
-        with self._favoured(names):
-            faults = self.hands.stage(names, plan.name, self._settings().keep, seconds, alive)
-            differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
+        faults = self.hands.stage(names, plan.name, self._settings().keep, seconds, alive)
+        differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
         if late := {
             id_: f"its states were not looked at within {seconds:g} s" for id_ in names if id_ not in differs
         }:
@@ -298,11 +296,8 @@ class Roller:
         ]
         windows = observed.read_windows(client, plan.began, now)
         rows = [window["pools"][pool] for window in windows]
-        out = None
-        if seen is not None:
-            members = [i for i in state.instances.values() if i.pool == pool or not plan.releases]
-            servers = seen["servers"]
-            out = frozenset(i.id for i in members if servers.get(i.id, {}).get("phase") != "ready")
+        members = [i.id for i in state.instances.values() if i.pool == pool or not plan.releases]
+        servers = seen["servers"] if seen else {}
         done = rollouts.done_machines(plan, work.facts)
         wants = {id_: i.want for id_, i in state.instances.items()}
         # What fires of a machine since it is done is a word about what it was given: nobody waits for that to be over.
@@ -312,9 +307,10 @@ class Roller:
             if plan.gates and a.subject in done and a.since >= plan.began
         ]
         return rollouts.Sight(
-            now=now, alerts=tuple(f"{a.name} of {a.subject}" for a in fires), out=out,
+            now=now, alerts=tuple(f"{a.name} of {a.subject}" for a in fires),
+            out=rollouts.out(servers, members) if seen else None,
             requests=sum(row["requests"] for row in rows), errors=sum(row["http_5xx"] for row in rows),
-            sick=(*rollouts.sick(done, wants, (seen or {}).get("servers", {}), now), *symptoms),
+            sick=(*rollouts.sick(done, wants, servers, now, self._starts(work)), *symptoms),
         )  # fmt: skip
 
     # -- a group
@@ -472,36 +468,57 @@ class Roller:
         return {"machines": [*done]}
 
     def _observe(self, plan: Plan, work: Work, names: Sequence[str], seconds: float) -> None:
-        """:raises SalternError: one is not well, or those that are done are not, or clients see too many errors"""
+        """Wait until machines were well for so long, without a break.
+
+        :raises SalternError: one does not stay well, or those that are done are not, or clients see too many errors
+        """
         settings = self._settings()
         release = plan.name if plan.releases else ""
         alive = self._alive(work)
-        end = time.monotonic() + seconds
+        well = time.monotonic()
+        end = well + seconds + settings.serve_s
         while True:
-            if wrong := self._serving(work, self._instances(work, names), 0, release):
-                raise SalternError(f"it did not stay well: {wrong}")
+            wrong = self._serving(work, self._instances(work, names), 0, release)
             sight = self._sight(plan, settings, work)
             if sight.sick and not plan.rollback:
                 raise SalternError("; ".join(sight.sick))
-            self._alike(work, settings)
+            wrong = wrong or self._alike(work, settings)
             if plan.gates and (why := rollouts.too_many_errors(settings, sight)):
                 raise SalternError(why)
             alive()
-            if time.monotonic() >= end:
+            now = time.monotonic()
+            if wrong:
+                well = now
+            elif now >= well + seconds:
                 return
+            if now >= end:
+                raise SalternError(f"it does not stay well: {wrong or 'it was down over and over'}")
             time.sleep(LOOK_S)
 
-    def _alike(self, work: Work, settings: Settings) -> None:
-        """:raises SalternError: a product that was well has started again since, or does not answer"""
-        before: dict[str, Any] = {}
-        for step, known in work.facts.items():
-            if rollouts.parts(step)[1] == "check":
-                before |= known.get("started", {})
+    def _alike(self, work: Work, settings: Settings) -> str:
+        """Which product that was well does not say now when it started; empty when all do.
+
+        :raises SalternError: one has started again since
+        """
+        before = self._starts(work)
         there = work.registry.snapshot().instances
         serving = [id_ for id_ in before if id_ in there and there[id_].want == "ready"]
-        for id_, at in self._started(work, serving, settings).items():
+        try:
+            found = self._started(work, serving, settings)
+        except SalternError as error:
+            return str(error)
+        for id_, at in found.items():
             if at != before[id_]:
                 raise SalternError(f"{id_}: it was well, died and was started again")
+        return ""
+
+    def _starts(self, work: Work) -> dict[str, Any]:
+        """When the products started that say so, as it was written down when they were found well."""
+        found: dict[str, Any] = {}
+        for step, known in work.facts.items():
+            if rollouts.parts(step)[1] == "check":
+                found |= known.get("started", {})
+        return found
 
     # -- the end
 

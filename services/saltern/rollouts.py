@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -48,6 +48,8 @@ MOST_ROUNDS = 5
 """How often it is looked whether new machines came meanwhile."""
 RESTART_SLACK_S = 2.0
 """The proxy counts a server's health in whole seconds."""
+LATE_S = 2.0
+"""A server that answers checks too late is down for a moment, whatever it runs: one that is down for longer is sick."""
 BAR = 20
 
 
@@ -368,24 +370,37 @@ def too_many_errors(settings: Settings, sight: Sight) -> str:
 
 
 def sick(
-    done: Mapping[str, float], wants: Mapping[str, str], servers: Mapping[str, Mapping[str, Any]], now: float
+    done: Mapping[str, float],
+    wants: Mapping[str, str],
+    servers: Mapping[str, Mapping[str, Any]],
+    now: float,
+    known: Container[str],
 ) -> tuple[str, ...]:
     """Machines that were well when they were done and are not now, or were not in between.
 
     :param done: when each was last seen to be well, unix seconds
     :param wants: what is wanted of each: one that somebody took out meanwhile is not sick
     :param servers: what HAProxy sees of each
+    :param known: those whose product says when it started: that one died is found out by that, and that it was down for
+        a moment proves nothing
     """
     found = []
     for id_, at in done.items():
         if wants.get(id_) != "ready" or id_ not in servers:
             continue
         server = servers[id_]
+        since = server.get("since_s", now)
         if not server["up"]:
-            found.append(f"{id_} was well and is down")
-        elif server.get("since_s", now) < now - at - RESTART_SLACK_S:
+            if since >= LATE_S:
+                found.append(f"{id_} was well and is down")
+        elif id_ not in known and since < now - at - RESTART_SLACK_S:
             found.append(f"{id_} was well, went down and came back")
     return tuple(found)
+
+
+def out(servers: Mapping[str, Mapping[str, Any]], ids: Iterable[str]) -> frozenset[str]:
+    """Those of these machines that get no traffic now, whatever the reason."""
+    return frozenset(id_ for id_ in ids if id_ not in servers or servers[id_]["phase"] != "ready")
 
 
 def _natural(id_: str) -> tuple[str, int]:

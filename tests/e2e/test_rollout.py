@@ -243,13 +243,13 @@ def test_a_master_killed_in_the_middle_goes_on_where_it_was(
         assert set(running(registry).values()) != {release}, "it was killed in the middle"
         master.start(fleet)
 
-        def state() -> str:
-            (roll,) = [i for i in rollouts.rolls(registry.client) if i.id == id_]
-            return roll.state
+        def roll() -> rollouts.Roll:
+            (one,) = [i for i in rollouts.rolls(registry.client) if i.id == id_]
+            return one
 
-        wait_for(lambda: state() not in rollouts.UNFINISHED, 150, "it comes to an end")
+        wait_for(lambda: roll().state not in rollouts.UNFINISHED, 150, "it comes to an end")
         _, failed = end()
-    assert (state(), failed) == ("done", 0)
+    assert (roll().state, roll().error, failed) == ("done", "", 0)
     assert running(registry) == dict.fromkeys(PRODUCTION, release)
 
 

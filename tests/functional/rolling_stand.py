@@ -35,6 +35,8 @@ class Proxy(Cloud):
         super().__init__(client)
         self.most_out = 0
         self.stuck: set[str] = set()
+        self.late: dict[str, int] = {}
+        """Machines that are well and answer the proxy's checks too late, at so many looks from now on."""
 
     def observe(self) -> None:
         if not self.watching:
@@ -42,12 +44,15 @@ class Proxy(Cloud):
         state = self.registry.snapshot()
         servers = {}
         for id_, instance in state.instances.items():
-            up = id_ in self.there and id_ not in self.dead
+            late = self.late.get(id_, 0) > 0
+            self.late[id_] = max(0, self.late.get(id_, 0) - 1)
+            up = id_ in self.there and id_ not in self.dead and not late
             away = "draining" if id_ in self.stuck else "idle"
             phase = {"ready": "ready" if up else "down", "drain": away, "maint": "maint"}[instance.want]
             servers[id_] = {
                 "up": up, "phase": phase, "release": instance.release, "sessions": int(id_ in self.stuck),
-                "since_s": 100_000, "check": "L7OK" if up else "L4CON", "pool": instance.pool,
+                "since_s": 0 if late else 100_000, "pool": instance.pool,
+                "check": "L7OK" if up else "L7TOUT" if late else "L4CON",
             }  # fmt: skip
         out = Counter(servers[id_]["pool"] for id_ in servers if servers[id_]["phase"] != "ready")
         self.most_out = max(self.most_out, out["prod"])

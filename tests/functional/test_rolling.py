@@ -289,6 +289,36 @@ def test_whatever_is_wrong_all_are_on_the_old_release_and_serve(rolls, fault):
     assert stand.hands.table == {"prod": "r1", "canary": "r1"}
 
 
+@pytest.mark.parametrize("late", ["prod1", "prod2"])
+@pytest.mark.parametrize("looks", [1, 3, 40])
+def test_a_machine_that_is_late_for_a_moment_is_waited_for_and_ends_no_roll(rolls, late, looks):
+    stand = rolls()
+    stand.hands.when_applied = lambda id_: stand.cloud.late.update({late: looks}) if id_ == "prod2" else None
+    id_ = stand.ask_for("r2", min_healthy_s=0.1)
+    stand.settle(stand.start())
+    assert stand.intent(id_).error == ""
+    stand.expect("r2", most_out=2)
+
+
+def test_a_machine_that_never_stays_well_for_long_enough_is_given_up(rolls):
+    stand = rolls()
+    observe = stand.cloud.observe
+
+    def now_and_then() -> None:
+        if stand.hands.runs["prod2"] == "r2" and not stand.cloud.late.get("prod2"):
+            late = stand.cloud.registry.snapshot().instances["prod2"].want == "ready" and well.pop()
+            stand.cloud.late["prod2"] = 1 if late else 0
+        observe()
+
+    well = [True, False] * 5_000
+    stand.cloud.observe = now_and_then
+    id_ = stand.ask_for("r2", min_healthy_s=0.1)
+    stand.settle(stand.start())
+    assert stand.intent(id_).error.startswith("r2: it does not stay well: ")
+    stand.cloud.observe = observe
+    stand.expect("r1")
+
+
 def test_by_another_policy_what_is_done_stays_and_the_fleet_says_so(rolls):
     stand = rolls()
     stand.hands.sick.add(("prod2", "r2"))

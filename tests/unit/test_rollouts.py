@@ -284,22 +284,32 @@ def test_what_is_no_instance_goes_alone_and_a_batch_is_of_one_role():
     assert groups == [("redis2",), ("redis1",), ("staging1",), ("prod1", "prod2"), ("proxy1",)]
 
 
+DOWN, BACK = "prod1 was well and is down", "prod1 was well, went down and came back"
+
+
 @pytest.mark.parametrize(
-    ("server", "want", "found"),
+    ("server", "want", "known", "found"),
     [
-        ({"up": True, "since_s": 500}, "ready", ()),
-        ({"up": False, "since_s": 1}, "ready", ("prod1 was well and is down",)),
-        ({"up": True, "since_s": 3}, "ready", ("prod1 was well, went down and came back",)),
-        ({"up": True, "since_s": 19}, "ready", ()),
-        ({"up": False, "since_s": 1}, "drain", ()),
+        ({"up": True, "since_s": 500}, "ready", False, ()),
+        ({"up": False, "since_s": 2}, "ready", False, (DOWN,)),
+        ({"up": False, "since_s": 2}, "ready", True, (DOWN,)),
+        ({"up": False, "since_s": 1}, "ready", False, ()),
+        ({"up": False}, "ready", True, (DOWN,)),
+        ({"up": True, "since_s": 3}, "ready", False, (BACK,)),
+        ({"up": True, "since_s": 3}, "ready", True, ()),
+        ({"up": True, "since_s": 19}, "ready", False, ()),
+        ({"up": False, "since_s": 5}, "drain", False, ()),
     ],
 )
-def test_a_machine_that_was_well_and_did_not_stay_so_is_sick_unless_somebody_took_it_out(server, want, found):
-    assert rollouts.sick({"prod1": 100.0}, {"prod1": want}, {"prod1": server}, 120.0) == found
+def test_a_machine_that_was_well_and_did_not_stay_so_is_sick_unless_somebody_took_it_out(
+    server, want, known, found
+):
+    starts = {"prod1"} if known else set()
+    assert rollouts.sick({"prod1": 100.0}, {"prod1": want}, {"prod1": server}, 120.0, starts) == found
 
 
 def test_a_machine_that_is_gone_is_not_sick():
-    assert rollouts.sick({"prod1": 100.0}, {}, {}, 120.0) == ()
+    assert rollouts.sick({"prod1": 100.0}, {}, {}, 120.0, ()) == ()
 
 
 # --- the steps
