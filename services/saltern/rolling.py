@@ -175,7 +175,9 @@ class Roller:
         found: dict[str, Any] = {"machines": [], "whole": {}}
         try:
             for future in dict.fromkeys(ahead[id_] for id_ in names if id_ in ahead):
-                self._await(future, work)
+                if not future.done():
+                    with self._favoured(names):
+                        self._await(future, work)
                 said = future.result()
                 if FAILED in said:
                     return said
@@ -211,7 +213,7 @@ class Roller:
 
     @contextlib.contextmanager
     def _favoured(self, names: Sequence[str]) -> Iterator[None]:
-        """Machines that are at work on a change do not wait for those that serve, where they share processors."""
+        """Machines that the roll waits for do not wait for those that serve, where they share processors."""
         self.hands.favour(names, True)
         try:
             yield

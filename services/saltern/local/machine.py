@@ -23,7 +23,8 @@ from saltern.local.cgroup import Limits
 from saltern.shell import last_line, run
 
 FAVOUR = 8
-"""How many times the processor time of a machine that is as busy one gets that is being configured."""
+"""How many times the processor time of a machine that is as busy those get together that are being configured: the
+others keep enough to answer HAProxy's checks in time."""
 SPACE_NEEDED_MIB = 300
 STOP_SECONDS = 20.0
 BOOT_SECONDS = 15.0
@@ -243,10 +244,12 @@ def favour(fleet: Fleet, names: Iterable[str], favoured: bool) -> None:
 
     :raises SalternError: the host does not let us
     """
-    for name in names if fleet.cloud == LOCAL else ():
+    names = [*names] if fleet.cloud == LOCAL else []
+    times = max(1.0, FAVOUR / max(1, len(names))) if favoured else 1.0
+    for name in names:
         with fleet.locked(f"machine-{name}"):
             if is_running(fleet, name):
-                cgroup.prefer(group(fleet, name), FAVOUR if favoured else 1)
+                cgroup.prefer(group(fleet, name), times)
 
 
 def stop(fleet: Fleet, name: str, *, orderly: bool = True) -> None:
