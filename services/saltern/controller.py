@@ -3,10 +3,10 @@
     python3 -m saltern.controller --config /etc/saltern/controller.json
 
 Three threads, each with one job. The *watcher* reads the registry, on notice and every ``resync_s``. The
-*loop* looks at HAProxy every ``poll_ms`` and whenever there is news, decides (``reconcile.plan``,
-``canary.decide``), acts, and reads back. The *reporter* writes to Redis what has to be known elsewhere. The
-loop never waits for Redis: without it the controller goes on with the last state it knew, which it keeps on
-disk, and reports later what it had to do.
+*loop* looks at HAProxy every ``poll_ms``, more often while servers are on their way, and whenever there is
+news; it decides (``reconcile.plan``, ``canary.decide``), acts, and reads back. The *reporter* writes to Redis
+what has to be known elsewhere. The loop never waits for Redis: without it the controller goes on with the
+last state it knew, which it keeps on disk, and reports later what it had to do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -49,6 +49,10 @@ log = logging.getLogger("saltern.controller")
 WHO = "controller"
 STATUS_EVERY_S = 1.0
 STATUS_STALE_S = 5.0
+SOON_S = 0.05
+"""Between two looks while somebody may be waiting for servers to get where they were sent just now ..."""
+JUST_NOW_S = 5.0
+"""... and how long that is."""
 _ROUNDS = 5
 """Plans one step may carry out: an idle server that leaves needs three, and one more to see that it is gone.
 """
@@ -449,6 +453,17 @@ class Reporter(threading.Thread):
                     self.windows.popleft()
 
 
+def next_look_s(poll_s: float, phases: Iterable[str], revised_s: float) -> float:
+    """Seconds from one look at HAProxy to the next.
+
+    :param poll_s: when there is nothing to wait for
+    :param phases: where the servers are
+    :param revised_s: since what is wanted changed
+    """
+    moving = revised_s < JUST_NOW_S and not {"draining", "leaving", "down"}.isdisjoint(phases)
+    return min(poll_s, SOON_S) if moving else poll_s
+
+
 class Controller:
     """One proxy's controller. ``run`` until ``stop``; ``status`` from any thread."""
 
@@ -477,6 +492,7 @@ class Controller:
         self._last_plan = reconcile.Plan()
         self._decision: canary.Decision | None = None
         self._applied_revision = 0
+        self._revised = float("-inf")
         self._haproxy_problem = "not looked at yet"
         self._rejections: tuple[str, ...] = ()
         self._diverged = False
@@ -527,7 +543,9 @@ class Controller:
             if beat is not None and started >= next_beat:
                 notify.notify("WATCHDOG=1")
                 next_beat = started + beat
-            self.wake.wait(max(0.0, self.config.poll_s - (time.monotonic() - started)))
+            now = time.monotonic()
+            pause = next_look_s(self.config.poll_s, self._last_plan.phases.values(), now - self._revised)
+            self.wake.wait(max(0.0, pause - (now - started)))
         notify.notify("STOPPING=1")
 
     def stop(self) -> None:
@@ -606,7 +624,9 @@ class Controller:
             for text in texts:
                 log.error("%s", text)
         self._rejections = texts
-        self._applied_revision = state.revision
+        if state.revision != self._applied_revision:
+            self._applied_revision = state.revision
+            self._revised = time.monotonic()
         return look
 
     def _decide(self, state: State, look: Look, previous: Look | None) -> canary.Decision:

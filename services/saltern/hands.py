@@ -60,8 +60,8 @@ class Hands(Protocol):
     def apply(self, ids: Sequence[str], states: str, seconds: float, alive: Alive) -> Mapping[str, str]:
         """Have machines apply states ("": all of theirs) and wait for the end; what went wrong, by machine."""
 
-    def favour(self, ids: Sequence[str], favoured: bool) -> None:
-        """Put machines before others that share their processors, or no longer; one that is not there is no error."""
+    def favour(self, ids: Sequence[str], times: float) -> None:
+        """Have machines get so many times what another that shares their processors does, or what it does (1.0)."""
 
     def ask(self, address: str, port: int, path: str) -> Any:
         """What an instance itself answers, as JSON."""
@@ -143,8 +143,8 @@ class FleetHands:
                 faults[id_] = found[0]
         return faults
 
-    def favour(self, ids: Sequence[str], favoured: bool) -> None:
-        machine.favour(self.fleet, ids, favoured)
+    def favour(self, ids: Sequence[str], times: float) -> None:
+        machine.favour(self.fleet, ids, times)
 
     def ask(self, address: str, port: int, path: str) -> Any:
         url = f"http://{address}:{port}{path}"

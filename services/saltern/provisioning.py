@@ -42,6 +42,9 @@ WHO = "conductor"
 CLOUD_SECONDS = 600.0
 PING_SECONDS = 3
 POLL_SECONDS = 0.2
+FAVOUR = 8.0
+"""How many times the processor time of another machine those get together that are being configured: the others keep
+enough to answer HAProxy's checks in time."""
 
 
 class Refused(Exception):
@@ -92,8 +95,8 @@ class World(Protocol):
     def configure(self, ids: Sequence[str]) -> None:
         """Have these apply their states, without waiting for the end."""
 
-    def favour(self, ids: Sequence[str], favoured: bool) -> None:
-        """Put machines before others that share their processors, or no longer; one that is not there is no error."""
+    def favour(self, ids: Sequence[str], times: float) -> None:
+        """Have machines get so many times what another that shares their processors does, or what it does (1.0)."""
 
 
 class SaltCloud:
@@ -165,8 +168,8 @@ class SaltCloud:
     def _held(self, ids: Iterable[str]) -> _Held:
         return _Held(self.fleet.state_dir / "locks", sorted(ids))
 
-    def favour(self, ids: Sequence[str], favoured: bool) -> None:
-        machine.favour(self.fleet, ids, favoured)
+    def favour(self, ids: Sequence[str], times: float) -> None:
+        machine.favour(self.fleet, ids, times)
 
     def _cloud(self, handles: Sequence[int], *arguments: str) -> str:
         """Run salt-cloud; its last words. It holds the machines' locks itself, until it ends, whoever started it."""
@@ -332,7 +335,7 @@ def bring_to_service(work: Work, names: Sequence[str]) -> None:
         return
     work.world.create(role_of(names[0]), names)
     # Those it is to help leave it none.
-    work.world.favour(names, True)
+    work.world.favour(names, FAVOUR)
     try:
         await_service(work, names)
     except SalternError:
@@ -340,7 +343,7 @@ def bring_to_service(work: Work, names: Sequence[str]) -> None:
             work.world.destroy(id_)
         raise
     finally:
-        work.world.favour(names, False)
+        work.world.favour(names, 1.0)
 
 
 def await_service(work: Work, names: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from saltern.errors import SalternError
 from saltern.fleet import role_of
 from saltern.hands import Hands
 from saltern.intents import INTENT
-from saltern.provisioning import Alarm, Ended, Interrupted, Kind, Refused, Step, Work
+from saltern.provisioning import FAVOUR, Alarm, Ended, Interrupted, Kind, Refused, Step, Work
 from saltern.registry import Instance, RegistryError
 from saltern.rollouts import ABORT, FAILED, WHO, Facts, Plan, Settings
 
@@ -175,9 +175,7 @@ class Roller:
         found: dict[str, Any] = {"machines": [], "whole": {}}
         try:
             for future in dict.fromkeys(ahead[id_] for id_ in names if id_ in ahead):
-                if not future.done():
-                    with self._favoured(names):
-                        self._await(future, work)
+                self._await(future, work)
                 said = future.result()
                 if FAILED in said:
                     return said
@@ -213,12 +211,12 @@ class Roller:
 
     @contextlib.contextmanager
     def _favoured(self, names: Sequence[str]) -> Iterator[None]:
-        """Machines that the roll waits for do not wait for those that serve, where they share processors."""
-        self.hands.favour(names, True)
+        """Machines that are at work on a change wait less for the others, where they share processors."""
+        self.hands.favour(names, FAVOUR)
         try:
             yield
         finally:
-            self.hands.favour(names, False)
+            self.hands.favour(names, 1.0)
 
     def _forget(self, work: Work) -> None:
         with self._lock:
@@ -230,8 +228,9 @@ class Roller:
         names = self._instances(work, group)
         if not names:
             return {"machines": [], "whole": {}}
-        faults = self.hands.stage(names, plan.name, self._settings().keep, seconds, alive)
-        differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
+        with self._favoured(names):
+            faults = self.hands.stage(names, plan.name, self._settings().keep, seconds, alive)
+            differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
         if late := {
             id_: f"its states were not looked at within {seconds:g} s" for id_ in names if id_ not in differs
         }:

@@ -187,8 +187,8 @@ class Cloud:
             self._register(id_)
         self.observe()
 
-    def favour(self, ids: Sequence[str], favoured: bool) -> None:
-        self.favoured = self.favoured | {*ids} if favoured else self.favoured - {*ids}
+    def favour(self, ids: Sequence[str], times: float) -> None:
+        self.favoured = self.favoured | {*ids} if times > 1 else self.favoured - {*ids}
 
 
 class Stand:

@@ -121,8 +121,8 @@ class Machines:
         alive()
         return {id_: self.faults[id_, "stage"] for id_ in ids if (id_, "stage") in self.faults}
 
-    def favour(self, ids: Sequence[str], favoured: bool) -> None:
-        if favoured:
+    def favour(self, ids: Sequence[str], times: float) -> None:
+        if times > 1:
             self.favoured += [*ids]
         else:
             for id_ in ids:

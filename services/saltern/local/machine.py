@@ -22,9 +22,6 @@ from saltern.local import cgroup, image, network
 from saltern.local.cgroup import Limits
 from saltern.shell import last_line, run
 
-FAVOUR = 8
-"""How many times the processor time of a machine that is as busy those get together that are being configured: the
-others keep enough to answer HAProxy's checks in time."""
 SPACE_NEEDED_MIB = 300
 STOP_SECONDS = 20.0
 BOOT_SECONDS = 15.0
@@ -238,18 +235,18 @@ def start(fleet: Fleet, name: str) -> None:
             _boot(fleet, machine)
 
 
-def favour(fleet: Fleet, names: Iterable[str], favoured: bool) -> None:
-    """Put machines before others when processors are short, as those that have processors of their own would be; or no
-    longer. Those that do not run are left alone, and so are those elsewhere.
+def favour(fleet: Fleet, names: Iterable[str], times: float) -> None:
+    """Have machines get, all together, so many times the processor time of one beside them that is as busy, where
+    processors are short: as if they had their own. Once (1.0) is like all others. Those that do not run are left alone,
+    and so are those elsewhere.
 
     :raises SalternError: the host does not let us
     """
     names = [*names] if fleet.cloud == LOCAL else []
-    times = max(1.0, FAVOUR / max(1, len(names))) if favoured else 1.0
     for name in names:
         with fleet.locked(f"machine-{name}"):
             if is_running(fleet, name):
-                cgroup.prefer(group(fleet, name), times)
+                cgroup.prefer(group(fleet, name), max(1.0, times / len(names)))
 
 
 def stop(fleet: Fleet, name: str, *, orderly: bool = True) -> None:
