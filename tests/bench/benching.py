@@ -94,8 +94,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value."""
-    return statistics.median(values)
+    """The middle value; the mean of two has no more digits than they."""
+    return round(statistics.median(values), 6)
 
 
 @dataclass(frozen=True)
