@@ -20,7 +20,7 @@ from traffic_stand import Stand
 tmp_path_factory = off_disk.tmp_path_factory
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def patient_clients() -> Iterator[None]:
     """The clients that tests and what they call make: a host that is busy is no Redis that is silent."""
     with pytest.MonkeyPatch.context() as patch:
