@@ -173,10 +173,10 @@ the minion asks which answers before it starts:
     - onchanges:
       - file: the minion asks which answers before it starts
 
-# Not before this run has told its master how it went.
+# Not before this run has told its master how it went, on a machine that is busy too.
 the minion connects to all masters:
   cmd.run:
-    - name: systemd-run --collect --on-active=5 systemctl restart salt-minion
+    - name: systemd-run --collect --on-active=15 systemctl restart salt-minion
     - order: last
     - onchanges:
       - file: the fleet's masters
