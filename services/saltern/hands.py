@@ -61,7 +61,7 @@ class Hands(Protocol):
         """Have machines apply states ("": all of theirs) and wait for the end; what went wrong, by machine."""
 
     def favour(self, ids: Sequence[str], times: float) -> None:
-        """Have machines get so many times what another that shares their processors does, or what it does (1.0)."""
+        """Have machines get, together, so many times what one other that shares their processors does; 1.0: no more."""
 
     def ask(self, address: str, port: int, path: str) -> Any:
         """What an instance itself answers, as JSON."""

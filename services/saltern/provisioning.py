@@ -11,7 +11,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,7 +96,7 @@ class World(Protocol):
         """Have these apply their states, without waiting for the end."""
 
     def favour(self, ids: Sequence[str], times: float) -> None:
-        """Have machines get so many times what another that shares their processors does, or what it does (1.0)."""
+        """Have machines get, together, so many times what one other that shares their processors does; 1.0: no more."""
 
 
 class SaltCloud:
@@ -326,6 +326,19 @@ def serve(work: Work) -> Facts:
     return {"serving": work.facts["choose"]["add"]}
 
 
+@contextmanager
+def favoured(favour: Callable[[Sequence[str], float], None], names: Sequence[str]) -> Iterator[None]:
+    """Machines that are at work on a change wait less for the others, where they share processors.
+
+    :param favour: the world's, or a roll's hands'
+    """
+    favour(names, FAVOUR)
+    try:
+        yield
+    finally:
+        favour(names, 1.0)
+
+
 def bring_to_service(work: Work, names: Sequence[str]) -> None:
     """Wait until machines serve. One whose minion never answered is ended, for the next attempt to make it anew.
 
@@ -335,15 +348,13 @@ def bring_to_service(work: Work, names: Sequence[str]) -> None:
         return
     work.world.create(role_of(names[0]), names)
     # Those it is to help leave it none.
-    work.world.favour(names, FAVOUR)
-    try:
-        await_service(work, names)
-    except SalternError:
-        for id_ in sorted(set(names) - work.world.present(names)):
-            work.world.destroy(id_)
-        raise
-    finally:
-        work.world.favour(names, 1.0)
+    with favoured(work.world.favour, names):
+        try:
+            await_service(work, names)
+        except SalternError:
+            for id_ in sorted(set(names) - work.world.present(names)):
+                work.world.destroy(id_)
+            raise
 
 
 def await_service(work: Work, names: Sequence[str]) -> None:

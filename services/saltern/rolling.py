@@ -23,7 +23,7 @@ from saltern.errors import SalternError
 from saltern.fleet import role_of
 from saltern.hands import Hands
 from saltern.intents import INTENT
-from saltern.provisioning import FAVOUR, Alarm, Ended, Interrupted, Kind, Refused, Step, Work
+from saltern.provisioning import Alarm, Ended, Interrupted, Kind, Refused, Step, Work, favoured
 from saltern.registry import Instance, RegistryError
 from saltern.rollouts import ABORT, FAILED, WHO, Facts, Plan, Settings
 
@@ -209,15 +209,6 @@ class Roller:
                 pool.shutdown(wait=False)
             return ahead
 
-    @contextlib.contextmanager
-    def _favoured(self, names: Sequence[str]) -> Iterator[None]:
-        """Machines that are at work on a change wait less for the others, where they share processors."""
-        self.hands.favour(names, FAVOUR)
-        try:
-            yield
-        finally:
-            self.hands.favour(names, 1.0)
-
     def _forget(self, work: Work) -> None:
         with self._lock:
             for future in self._futures.pop(work.intent.id, {}).values():
@@ -228,7 +219,7 @@ class Roller:
         names = self._instances(work, group)
         if not names:
             return {"machines": [], "whole": {}}
-        with self._favoured(names):
+        with favoured(self.hands.favour, names):
             faults = self.hands.stage(names, plan.name, self._settings().keep, seconds, alive)
             differs = self.hands.look(names, seconds, alive) if plan.highstate else dict.fromkeys(names, ())
         if late := {
@@ -359,7 +350,7 @@ class Roller:
         seconds, alive = self._settings().apply_s, self._alive(work)
         switched = self._switched(plan, work, names)
         rest = [id_ for id_ in names if id_ not in switched]
-        with self._favoured(names):
+        with favoured(self.hands.favour, names):
             faults = dict(self.hands.switch(switched, plan.name, True, seconds, alive)) if switched else {}
             if rest:
                 faults |= self.hands.apply(rest, "" if plan.releases else plan.name, seconds, alive)
@@ -385,7 +376,7 @@ class Roller:
         if not plan.releases and any(role_of(id_) == "redis" for id_ in names):
             _until(self.hands.redis_whole, settings.serve_s, self._alive(work))
         found = self._well(work, self._instances(work, names), plan.name if plan.releases else "", settings)
-        with self._favoured(names):
+        with favoured(self.hands.favour, names):
             _until(found, settings.serve_s, self._alive(work))
         if plan.releases:
             self._register(work, names, plan.name)
@@ -582,7 +573,7 @@ class Roller:
         # Once a group was idle it was told to change, and may be about to: what it runs now proves nothing.
         told = FAILED not in work.facts.get(name.replace("/back#", "/drain#"), {FAILED: "never"})
         for attempt in range(BACK_ATTEMPTS):
-            with self._favoured(names):
+            with favoured(self.hands.favour, names):
                 left = self._go_back(plan, work, names if attempt == 0 else [*left], told)
             if not left:
                 break

@@ -97,9 +97,8 @@ def plan(
             raise SalternError(f"rollout: release {release!r}: not kept; salt-run rollout.status lists those")
         pool = {id_: i for id_, i in there.items() if i.pool == target}
         skipped = {id_: i.want for id_, i in pool.items() if i.want != "ready"}
-        out = [id_ for id_ in pool if servers.get(id_, {}).get("phase") != "ready"]
         going = [id_ for id_, i in pool.items() if i.want == "ready" and i.release != release]
-        order = rollouts.in_order(going, sessions, out, settings.order)
+        order = rollouts.in_order(going, sessions, rollouts.out(servers, pool), settings.order)
         size = len(pool)
     batch = rollouts.amount(settings.batch, size)
     answer: dict[str, Any] = {

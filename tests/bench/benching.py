@@ -94,7 +94,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value; the mean of two has no more digits than they."""
+    """The middle value, to six decimals."""
     return round(statistics.median(values), 6)
 
 

@@ -207,7 +207,7 @@ class Painter:
 
     def begin(self) -> None:
         """Desired state, flags, an alert, an intent at work."""
-        for at, (id_, (pool, release)) in enumerate(tuple(self.machines.items())):
+        for at, (id_, (pool, release)) in enumerate(self.machines.items()):
             self.registry.register(id_, f"10.0.{at // 200}.{at % 200 + 1}", 8080, release, pool, by="salt")
         self.registry.set_share(30, by="salt")
         flags = {
@@ -237,9 +237,11 @@ class Painter:
         seconds, micros = self.client.time()
         now = seconds + micros / 1e6 - ago_s
         split = {"prod": requests - requests * 30 // 100, "canary": requests * 30 // 100}
-        pools = {pool: [id_ for id_, (of, _) in tuple(self.machines.items()) if of == pool] for pool in split}
+        # Tests change them meanwhile, in another thread.
+        machines = dict(self.machines)
+        pools = {pool: [id_ for id_, (of, _) in machines.items() if of == pool] for pool in split}
         servers, counted = {}, {}
-        for at, (id_, (pool, release)) in enumerate(tuple(self.machines.items())):
+        for at, (id_, (pool, release)) in enumerate(machines.items()):
             up = id_ not in self.down
             servers[id_] = {
                 "slot": f"s{at}", "pool": pool, "release": release, "addr": "10.0.0.1", "port": 8080, "up": up,
@@ -258,7 +260,7 @@ class Painter:
         window = {"ts": now, "seconds": 1.0, "share": 30, "pools": rows, "servers": counted}
         entry = "*" if not ago_s else f"{int(now * 1000)}-0"
         self.client.xadd(WINDOWS, {"data": json.dumps(window)}, id=entry)
-        for at, id_ in enumerate(tuple(self.machines)):
+        for at, id_ in enumerate(machines):
             batch = {"seconds": 1.0, "cpu": [20.0 + at % 5], "memory": [30.0 + at % 7]}
             fields = {"machine": id_, "age": "0.010", "data": json.dumps(batch)}
             self.client.xadd(SAMPLES, fields, id="*" if not ago_s else f"{int(now * 1000)}-{at + 1}")

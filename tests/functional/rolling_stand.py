@@ -44,8 +44,8 @@ class Proxy(Cloud):
         state = self.registry.snapshot()
         servers = {}
         for id_, instance in state.instances.items():
-            late = self.late.get(id_, 0) > 0
-            self.late[id_] = max(0, self.late.get(id_, 0) - 1)
+            if late := self.late.get(id_, 0) > 0:
+                self.late[id_] -= 1
             up = id_ in self.there and id_ not in self.dead and not late
             away = "draining" if id_ in self.stuck else "idle"
             phase = {"ready": "ready" if up else "down", "drain": away, "maint": "maint"}[instance.want]
